@@ -1,0 +1,4 @@
+//! Pool files and profiles: from text to typed values.
+
+pub mod pool;
+pub mod types;

@@ -1,0 +1,208 @@
+//! A pool as the rest of the program knows it: every value typed, every default
+//! filled in, every account looked up.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::types::{AbsPath, Account, Bytes, Listen, Mode, Patience, PoolName};
+
+/// One pool file, read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pool {
+    /// The stem of its file.
+    pub name: PoolName,
+    /// The file it was read from.
+    pub file: PathBuf,
+    /// Where it listens; never empty, no address twice.
+    pub listen: Vec<Listen>,
+    /// Who php-fpm runs as.
+    pub user: Account,
+    /// What its root is.
+    pub image: ImageRef,
+    /// The name of its profile, or a profile file of one's own.
+    pub profile: ProfileRef,
+    /// The program that builds its container.
+    pub engine: Engine,
+    /// Owner, mode and queue of a socket that howdah binds.
+    pub socket: Socket,
+    /// What it sees of the host beside its image, in the order of the file.
+    pub mounts: Vec<Mount>,
+    /// When it is stopped.
+    pub idle: Idle,
+    /// cgroup v2 limits and rlimits.
+    pub limits: Limits,
+    /// Its network.
+    pub network: Network,
+    /// `[fpm]`.
+    pub fpm: Fpm,
+    /// `[php]`, `[php.value]` and their kin.
+    pub php: Php,
+    /// `[start]`.
+    pub start: Start,
+}
+
+/// `image`: what a pool's root is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ImageRef {
+    /// `"host"`: the host's own php-fpm and `/usr`.
+    Host,
+    /// A directory with a root file system.
+    Directory(AbsPath),
+}
+
+/// `profile`: a named isolation profile, or a file.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ProfileRef {
+    /// A name: built in, or a file of `/etc/howdah/profiles`.
+    Named(Box<str>),
+    /// A file of one's own.
+    File(AbsPath),
+}
+
+/// `engine`: who runs the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// howdah itself.
+    Native,
+}
+
+/// `[socket]`: for a unix socket howdah binds itself. Owner and group are of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Socket {
+    /// `owner`: a user id; default: the pool's user.
+    pub owner: u32,
+    /// `group`: a group id; default: the pool's group.
+    pub group: u32,
+    /// `mode`, default 0660.
+    pub mode: Mode,
+    /// `backlog`: connections that may wait, default 511 (listen(2)).
+    pub backlog: u32,
+}
+
+/// `[[mount]]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// The host's path.
+    pub source: AbsPath,
+    /// The path inside; default: the same.
+    pub target: AbsPath,
+    /// `access`
+    pub access: Access,
+}
+
+/// `access = "ro"` (the default) or `"rw"`; rw is never executable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// `"ro"`
+    ReadOnly,
+    /// `"rw"`
+    ReadWrite,
+}
+
+/// `[idle]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Idle {
+    /// `freeze`, default `"30s"`.
+    pub freeze: Patience,
+    /// `stop`, default `"10m"`.
+    pub stop: Patience,
+}
+
+/// `[limits]`. A value is `Some` when the file asks for it: only then is a
+/// missing cgroup controller an error. Defaults stand beside (see each method
+/// of the profile that fills them).
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Limits {
+    /// memory.max, bytes.
+    pub memory: Option<Bytes>,
+    /// memory.swap.max, bytes.
+    pub swap: Option<Bytes>,
+    /// pids.max, and RLIMIT_NPROC in the pool's user namespace.
+    pub tasks: Option<u64>,
+    /// cpu.max, in cores: 0.5 is half of one.
+    pub cpu: Option<f64>,
+    /// cpu.weight, 1 to 10000.
+    pub cpu_weight: Option<u64>,
+    /// io.weight, 1 to 10000.
+    pub io_weight: Option<u64>,
+    /// RLIMIT_NOFILE.
+    pub open_files: Option<u64>,
+    /// The size of the tmpfs behind `/tmp`, `/run` and `/dev/shm`, bytes.
+    pub tmp: Option<Bytes>,
+}
+
+/// `[network] mode`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// A network namespace with loopback and nothing else.
+    None,
+    /// The host's own network.
+    Host,
+}
+
+/// `[fpm]`: php-fpm's own directives by their own names ('.' written '_',
+/// `pm.` left out where nothing else has the name).
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Fpm {
+    /// `binary`: the php-fpm to run, a path inside the image; default: the newest found.
+    pub binary: Option<AbsPath>,
+    /// `config`: the tenant's own php-fpm configuration, a path of the host.
+    pub config: Option<AbsPath>,
+    /// php-fpm's directives of the pool section, by php-fpm's name
+    /// (`pm.max_children`), values as php-fpm's configuration writes them.
+    /// Checked against the table of known ones in this room.
+    pub directives: BTreeMap<String, String>,
+    /// `access_log = true`: one line for each request comes out with howdah's log.
+    pub access_log: bool,
+    /// `[fpm.env]`: environment variables for the workers.
+    pub env: BTreeMap<String, String>,
+}
+
+/// `[php]`
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Php {
+    /// `extensions`: load only these; `None`: all that the image enables.
+    pub extensions: Option<Vec<String>>,
+    /// `[php.value]`
+    pub value: BTreeMap<String, String>,
+    /// `[php.flag]`
+    pub flag: BTreeMap<String, bool>,
+    /// `[php.admin_value]`
+    pub admin_value: BTreeMap<String, String>,
+    /// `[php.admin_flag]`
+    pub admin_flag: BTreeMap<String, bool>,
+}
+
+/// `[start]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Start {
+    /// `timeout`: from launch to the first accepted connection, default 10 s.
+    pub timeout: Duration,
+    /// `on_failure`, default `"503"`.
+    pub on_failure: OnFailure,
+}
+
+/// What a connection gets while its pool is in backoff.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFailure {
+    /// A FastCGI answer 503 with Retry-After, at once.
+    Answer503,
+    /// It waits in the listen queue.
+    Hold,
+}
+
+/// `/etc/howdah/howdah.toml`: what belongs to the whole of howdah.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServeConfig {
+    /// `[serve] runtime_dir`; `None`: `/run/howdah` or `$XDG_RUNTIME_DIR/howdah`.
+    pub runtime_dir: Option<AbsPath>,
+    /// `[serve] state_dir`; `None`: `/var/lib/howdah` or `$XDG_STATE_HOME/howdah`.
+    pub state_dir: Option<AbsPath>,
+    /// `[serve] drain`: how long a stop may wait for requests in progress, default 30 s.
+    pub drain: Duration,
+    /// `[serve] parallel_starts`: how many pools may be starting at once; default: twice the cores.
+    pub parallel_starts: Option<u32>,
+    /// `[serve] cgroup`: the directory below which generations get theirs, relative to the cgroup v2 mount.
+    pub cgroup: Option<AbsPath>,
+}
