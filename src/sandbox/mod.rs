@@ -1,1 +1,3 @@
-//! (being written)
+//! An OCI runtime spec, made real by the kernel.
+
+pub mod seccomp;
