@@ -1,1 +1,3 @@
-//! The life of pools.
+//! The life of pools: their sockets, their states, the supervisor's loop.
+
+pub mod machine;
