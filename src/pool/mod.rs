@@ -1,3 +1,6 @@
 //! The life of pools: their sockets, their states, the supervisor's loop.
 
+pub mod generation;
 pub mod machine;
+pub mod prepare;
+pub mod quiesce;
