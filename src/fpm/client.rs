@@ -336,8 +336,7 @@ mod tests {
     #[test]
     fn the_variables_php_expects() {
         let params = request("/index.php/more?a=1&b").params();
-        let all: BTreeMap<_, _> =
-            pairs(&params).map(|p| p.map(|(n, v)| (str(n), str(v))).unwrap()).collect();
+        let all: BTreeMap<_, _> = pairs(&params).map(|p| p.map(|(n, v)| (str(n), str(v))).unwrap()).collect();
         for (name, value) in [
             ("SCRIPT_FILENAME", "/srv/blog/index.php"),
             ("SCRIPT_NAME", "/index.php"),

@@ -133,7 +133,11 @@ impl TenantFile {
                     Parsed::Section(name) => {
                         in_pool = true;
                         let first = pool.get_or_insert_with(|| name.clone());
-                        if first.eq_ignore_ascii_case(&name) { Ok(()) } else { Err(second_pool(first, &name)) }
+                        if first.eq_ignore_ascii_case(&name) {
+                            Ok(())
+                        } else {
+                            Err(second_pool(first, &name))
+                        }
                     }
                     Parsed::Entry(key, text) => {
                         read.keep(in_pool, Entry { line: number + 1, key, text });
@@ -220,11 +224,11 @@ pub fn read_tenant_file(path: &Path, uid: u32, gid: u32) -> Result<TenantFile, T
     let failed = |source| TenantError::Read(path.to_owned(), source);
     // O_NONBLOCK: opening a FIFO would wait for a writer for ever.
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|source| {
-        match source.raw_os_error() {
-            Some(libc::ELOOP) => TenantError::Link(path.to_owned()),
-            _ => failed(source),
-        }
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|source| match source
+        .raw_os_error()
+    {
+        Some(libc::ELOOP) => TenantError::Link(path.to_owned()),
+        _ => failed(source),
     })?;
     let facts = file.metadata().map_err(failed)?;
     if !facts.is_file() {
@@ -316,10 +320,7 @@ mod tests {
                 "[a]\ninclude=/etc/*.conf",
                 "/srv/fpm.conf:2: include is not followed: copy the lines of that file to here",
             ),
-            (
-                "[a]\n\n[b]",
-                "/srv/fpm.conf:3: a second pool [b] beside [a]: give each pool a file of its own",
-            ),
+            ("[a]\n\n[b]", "/srv/fpm.conf:3: a second pool [b] beside [a]: give each pool a file of its own"),
             ("[a]\n# x = y", "/srv/fpm.conf:2: php-fpm's comments begin with ';', not with '#'"),
             (
                 "[a] listen = 1",
