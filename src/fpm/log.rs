@@ -132,6 +132,10 @@ pub fn classify(line: &str) -> Line {
     }
     if let Some(said) = after_timestamp(line) {
         if let Some((kind, text)) = level(said) {
+            // What PHP says while it starts is a NOTICE to php-fpm, whatever it is.
+            if let Some(php) = text.strip_prefix("PHP message: ") {
+                return of(startup(php).unwrap_or(kind), php);
+            }
             let ready = kind == Kind::Notice && text == "ready to handle connections";
             return of(if ready { Kind::Ready } else { kind }, text);
         }
@@ -143,10 +147,11 @@ pub fn classify(line: &str) -> Line {
     if line.starts_with("script_filename = ") || is_frame(line) {
         return of(Kind::Slow, line);
     }
-    match STARTUP.iter().find(|(start, _)| line.starts_with(start)) {
-        Some((_, kind)) => of(*kind, line),
-        None => of(Kind::Worker, line),
-    }
+    of(startup(line).unwrap_or(Kind::Worker), line)
+}
+
+fn startup(text: &str) -> Option<Kind> {
+    STARTUP.iter().find(|(start, _)| text.starts_with(start)).map(|(_, kind)| *kind)
 }
 
 /// The text behind `[21-Nov-2026 06:30:36] ` or, at log level debug,
@@ -237,6 +242,11 @@ mod tests {
             ("WARNING: [pool a] child 7 exited", Kind::Warning, "[pool a] child 7 exited"),
             ("ERROR: unknown entry 'foo'", Kind::Error, "unknown entry 'foo'"),
             ("ALERT: [pool a] pm", Kind::Alert, "[pool a] pm"),
+            (
+                "NOTICE: PHP message: PHP Warning:  PHP Startup: x",
+                Kind::Warning,
+                "PHP Warning:  PHP Startup: x",
+            ),
             (" [pool a] pid 12", Kind::Slow, "[pool a] pid 12"),
         ] {
             for stamp in ["[21-Nov-2026 06:30:36] ", "[21-Nov-2026 06:30:36.123456] "] {
