@@ -134,8 +134,11 @@ pub fn key(index: usize) -> String {
     }
 }
 
-/// The lines of a pool section without its name and `listen`: key and line.
-struct Section(Vec<(String, String)>);
+/// Lines of a section: the key that two lines may not share, and the line.
+type Lines = Vec<(String, String)>;
+
+/// A pool section without its name and `listen`.
+struct Section(Lines);
 
 impl Section {
     fn has(&self, key: &str) -> bool {
@@ -232,7 +235,7 @@ fn directives(pool: &Pool, tenant: Option<&TenantFile>) -> Result<BTreeMap<Strin
 }
 
 /// The lines of `[php.value]` and its kin, and the names of all settings in them.
-fn settings(pool: &Pool) -> Result<(Vec<(String, String)>, BTreeSet<&str>), ConfError> {
+fn settings(pool: &Pool) -> Result<(Lines, BTreeSet<&str>), ConfError> {
     let mut lines = Vec::new();
     let mut names = BTreeSet::new();
     for (array, table, values) in [
@@ -258,7 +261,7 @@ fn settings(pool: &Pool) -> Result<(Vec<(String, String)>, BTreeSet<&str>), Conf
 }
 
 fn add_setting(
-    lines: &mut Vec<(String, String)>,
+    lines: &mut Lines,
     (array, table, name): (&str, &'static str, &str),
     value: &str,
 ) -> Result<(), ConfError> {
@@ -270,7 +273,7 @@ fn add_setting(
 }
 
 /// The lines of `[fpm.env]`.
-fn variables(pool: &Pool) -> Result<Vec<(String, String)>, ConfError> {
+fn variables(pool: &Pool) -> Result<Lines, ConfError> {
     let line = |(name, value): (&String, &String)| {
         if !ini::is_variable(name) {
             return Err(ConfError::Name("fpm.env", name.clone()));
