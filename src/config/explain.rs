@@ -5,7 +5,8 @@ use std::ops::Range;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
-use toml::de::{DeTable, DeValue};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, Deserializer};
 
 use super::error::ConfigError;
 use super::keys::{self, Kind};
@@ -21,7 +22,13 @@ pub(super) struct Source<'a> {
 impl Source<'_> {
     /// The file's text as `T`.
     pub(super) fn parse<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
-        toml::from_str(self.text).map_err(|error| self.explain(&error))
+        let document = DeTable::parse(self.text).map_err(|error| self.broken_syntax(&error))?;
+        // No key takes a date, and toml shows one to serde as a table.
+        if let Some((path, place)) = date_in(document.get_ref()) {
+            let what = format!("{} must not be a date: write it in quotes", path.join("."));
+            return Err(self.error(&place, what));
+        }
+        T::deserialize(Deserializer::from(document)).map_err(|error| self.explain(&error))
     }
 
     /// The line of a place in the text, counted from 1.
@@ -45,9 +52,8 @@ impl Source<'_> {
         let Some(place) = error.span() else {
             return self.missing(message);
         };
-        let Ok(document) = DeTable::parse(self.text) else {
-            return self.error(&place, self.broken_syntax(message, &place));
-        };
+        // Parsed again, only now: serde used the first up.
+        let document = DeTable::parse(self.text).unwrap_or_else(|_| Spanned::new(0..0, DeTable::new()));
         let path = path_at(document.get_ref(), place.start).unwrap_or_default();
         let what = if message.starts_with("unknown field ") {
             keys::unknown(&path, self.kind)
@@ -59,10 +65,15 @@ impl Source<'_> {
         self.error(&place, what)
     }
 
-    fn broken_syntax(&self, message: &str, place: &Range<usize>) -> String {
+    fn broken_syntax(&self, error: &toml::de::Error) -> ConfigError {
+        let message = error.message().lines().next().unwrap_or_default();
+        let message = message.strip_suffix(", expected nothing").unwrap_or(message);
+        let place = error.span().unwrap_or_default();
         match self.text.get(place.clone()) {
-            Some(key) if message == "duplicate key" => format!("{key} is set twice: keep one"),
-            _ => format!("not TOML: {message}"),
+            Some(key) if message == "duplicate key" => {
+                self.error(&place, format!("{key} is set twice: keep one"))
+            }
+            _ => self.error(&place, format!("not TOML: {message}")),
         }
     }
 }
@@ -71,13 +82,12 @@ impl Source<'_> {
 fn wrong_value(key: &str, message: &str) -> String {
     let mismatch = message.strip_prefix("invalid type: ").and_then(|rest| rest.rsplit_once(", expected "));
     match mismatch {
-        Some((_, "a table")) if key.ends_with("mount") => {
+        Some((_, "a table" | "a sequence")) if key.ends_with("mount") => {
             format!("{key} must be a list of tables: write [[{key}]]")
         }
         Some((found, expected)) => {
             let expected = match expected {
                 "a boolean" => "true or false",
-                "a sequence" if key.ends_with("mount") => "a list of tables, written [[mount]]",
                 "a sequence" => "a list",
                 other => other,
             };
@@ -123,4 +133,20 @@ fn path_in(value: &DeValue<'_>, offset: usize) -> Option<Vec<String>> {
         }),
         _ => None,
     }
+}
+
+/// The first value that is a date, and the keys that lead to it.
+fn date_in(table: &DeTable<'_>) -> Option<(Vec<String>, Range<usize>)> {
+    fn within(value: &Spanned<DeValue<'_>>) -> Option<(Vec<String>, Range<usize>)> {
+        match value.get_ref() {
+            DeValue::Datetime(_) => Some((Vec::new(), value.span())),
+            DeValue::Table(table) => date_in(table),
+            DeValue::Array(list) => list.iter().find_map(within),
+            _ => None,
+        }
+    }
+    table.iter().find_map(|(key, value)| {
+        let (rest, place) = within(value)?;
+        Some(([vec![key.get_ref().to_string()], rest].concat(), place))
+    })
 }
