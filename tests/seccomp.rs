@@ -5,6 +5,8 @@
 //! A filter cannot be taken off again, so everything happens in this binary run
 //! a second time: the ignored tests below are what it does there.
 
+#![allow(clippy::print_stderr)] // how the second process tells the first
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
@@ -268,6 +270,13 @@ impl Site {
         self.scratch.path().join("data")
     }
 
+    /// `2` below a filter, proc_pid_status(5).
+    fn seccomp_mode(&self) -> String {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("Seccomp:"));
+        line.unwrap().trim().to_owned()
+    }
+
     fn log(&self) -> String {
         std::fs::read_to_string(self.scratch.path().join("log")).unwrap()
     }
@@ -308,6 +317,7 @@ impl Drop for Site {
 fn compare(options: &str, must: &[&str]) {
     let free = Site::start(None, options);
     let held = Site::start(Some(HOSTING), options);
+    assert_eq!((free.seccomp_mode(), held.seccomp_mode()), ("0".into(), "2".into()));
     let (expected, found) = (free.everything(), held.everything());
     assert_eq!(expected.lines().collect::<Vec<_>>(), found.lines().collect::<Vec<_>>(), "{}", held.log());
     for line in must {

@@ -77,7 +77,8 @@ fn with_condition(op: &str, value: u64, two: u64) -> LinuxSeccomp {
 #[test]
 fn each_operator_compares_all_64_bits() {
     const BIG: u64 = 0x5_0000_0007;
-    let rows: [(&str, u64, u64, &[u64], &[u64]); 7] = [
+    type Row = (&'static str, u64, u64, &'static [u64], &'static [u64]);
+    let rows: [Row; 7] = [
         ("SCMP_CMP_EQ", BIG, 0, &[BIG], &[7, BIG + 1, BIG + (1 << 32), u64::MAX]),
         ("SCMP_CMP_NE", BIG, 0, &[7, BIG + 1, BIG + (1 << 32)], &[BIG]),
         ("SCMP_CMP_LT", BIG, 0, &[0, BIG - 1, 0x4_ffff_ffff], &[BIG, BIG + 1, 0x6_0000_0000]),
