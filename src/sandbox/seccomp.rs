@@ -4,8 +4,8 @@
 //! becomes a stack of programs, and the kernel takes the most restrictive answer
 //! of them all (seccomp(2)). From bottom to top:
 //!
-//! 1. a program for each run of neighbouring groups that refuse with the same
-//!    action: what they name gets it, the rest is allowed;
+//! 1. a program for each run of groups with the same action (groups that allow do
+//!    not end a run): what they name gets it, the rest is allowed;
 //! 2. the list: everything that the file names, allowed or not, is allowed; the
 //!    rest gets the default action.
 //!
@@ -88,7 +88,7 @@ pub enum SeccompError {
 /// The rules of one program: no rule means any arguments.
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// Neighbouring groups with one action.
+/// Groups with one action, and no other action than "allow" between them.
 struct Run {
     action: SeccompAction,
     rules: Rules,
@@ -106,14 +106,8 @@ pub fn compile(seccomp: &LinuxSeccomp) -> Result<Vec<BpfProgram>, SeccompError> 
     refuse_unsupported(seccomp)?;
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;
     let default = action(seccomp.default_action(), seccomp.default_errno_ret())?;
-    let runs = runs(seccomp.syscalls().as_deref().unwrap_or_default())?;
-
-    let mut listed = Rules::new();
-    for (number, rules) in runs.iter().flat_map(|run| &run.rules) {
-        add_rules(&mut listed, *number, rules);
-    }
-    let (late, early): (Vec<Run>, Vec<Run>) =
-        runs.into_iter().filter(|run| run.action != SeccompAction::Allow).partition(Run::names_installer);
+    let (listed, runs) = sort(seccomp.syscalls().as_deref().unwrap_or_default())?;
+    let (late, early): (Vec<Run>, Vec<Run>) = runs.into_iter().partition(Run::names_installer);
     if late.len() > 1 {
         return Err(SeccompError::Installer);
     }
@@ -167,30 +161,40 @@ fn refuse_unsupported(seccomp: &LinuxSeccomp) -> Result<(), SeccompError> {
     }
 }
 
-fn runs(groups: &[LinuxSyscall]) -> Result<Vec<Run>, SeccompError> {
+/// What the groups name, whatever their action; and those that do not allow, as runs.
+fn sort(groups: &[LinuxSyscall]) -> Result<(Rules, Vec<Run>), SeccompError> {
+    let mut listed = Rules::new();
     let mut runs: Vec<Run> = Vec::new();
     for group in groups {
         let action = action(group.action(), group.errno_ret())?;
         let rule = rule(group)?;
-        if runs.last().is_none_or(|run| run.action != action) {
-            runs.push(Run { action, rules: Rules::new() });
+        let numbers = group.names().iter().filter_map(|name| number(name).transpose());
+        let numbers = numbers.collect::<Result<Vec<i64>, _>>()?;
+        add_rules(&mut listed, &numbers, rule.as_ref());
+        if action == SeccompAction::Allow {
+            continue;
         }
-        let run = runs.last_mut().expect("pushed above");
-        for name in group.names() {
-            if let Some(number) = number(name)? {
-                add_rules(&mut run.rules, number, rule.as_slice());
+        match runs.last_mut().filter(|run| run.action == action) {
+            Some(run) => add_rules(&mut run.rules, &numbers, rule.as_ref()),
+            None => {
+                let mut rules = Rules::new();
+                add_rules(&mut rules, &numbers, rule.as_ref());
+                runs.push(Run { action, rules });
             }
         }
     }
-    Ok(runs)
+    Ok((listed, runs))
 }
 
-/// Adds `rules` for `number`; "any arguments", which is no rule, swallows the others.
-fn add_rules(all: &mut Rules, number: i64, rules: &[SeccompRule]) {
-    match all.get_mut(&number) {
-        None => drop(all.insert(number, rules.to_vec())),
-        Some(known) if known.is_empty() || rules.is_empty() => known.clear(),
-        Some(known) => known.extend_from_slice(rules),
+/// Adds `rule` for `numbers`; "any arguments", which is no rule, swallows the others.
+fn add_rules(rules: &mut Rules, numbers: &[i64], rule: Option<&SeccompRule>) {
+    for number in numbers {
+        match (rules.get_mut(number), rule) {
+            (None, rule) => drop(rules.insert(*number, rule.cloned().into_iter().collect())),
+            (Some(known), None) => known.clear(),
+            (Some(known), Some(_)) if known.is_empty() => {}
+            (Some(known), Some(rule)) => known.push(rule.clone()),
+        }
     }
 }
 
@@ -286,3 +290,6 @@ fn refuse_x32() -> Option<BpfProgram> {
         ]
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use caps::Capability;
 use oci_spec::runtime::LinuxSeccomp;
 use serde::Deserialize;
 use toml::Spanned;
@@ -50,7 +51,7 @@ struct RawLimits {
 
 /// A number, a size, or `"none"`.
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "a number, a size such as \"256M\", or \"none\"")]
+#[serde(untagged, expecting = "must be a number, a size such as \"256M\", or \"none\"")]
 enum Amount {
     Number(u64),
     Word(String),
@@ -85,6 +86,18 @@ impl Layer {
 
     fn words<T: FromStr<Err: Display>>(&self, words: &[Spanned<String>]) -> Result<Vec<T>, ProfileError> {
         words.iter().map(|word| self.word(word)).collect()
+    }
+
+    fn capabilities(&self, words: &[Spanned<String>]) -> Result<Vec<Capability>, ProfileError> {
+        let parse = |word: &Spanned<String>| {
+            let name = word.get_ref();
+            name.parse().map_err(|_| {
+                let reason =
+                    format!("{name:?} is no capability: write capabilities(7)'s names, such as \"CAP_KILL\"");
+                self.error(word.span(), reason)
+            })
+        };
+        words.iter().map(parse).collect()
     }
 
     fn bytes(&self, amount: &Spanned<Amount>) -> Result<Option<Bytes>, ProfileError> {
@@ -220,7 +233,7 @@ impl<'a> Layers<'a> {
             landlock: *self.first(|raw| raw.landlock.as_ref())?.1,
             no_new_privs: self.no_new_privs(seccomp.is_some())?,
             seccomp,
-            capabilities: keeper.words(capabilities)?,
+            capabilities: keeper.capabilities(capabilities)?,
             close_descriptors: *self.first(|raw| raw.close_descriptors.as_ref())?.1,
             namespaces: self.namespaces()?,
             proc: self.proc()?,
@@ -239,13 +252,11 @@ impl<'a> Layers<'a> {
                 let path: AbsPath = layer.word(word)?;
                 seccomp_file::read(path.as_path()).map(Some)
             }
-            other => Err(layer.error(
-                word.span(),
-                format!(
-                    "{other:?} is no filter{}: write \"hosting\", \"off\" or an absolute path",
-                    near(other, ["hosting", "off"])
-                ),
-            )),
+            other => {
+                let reason =
+                    format!("{other:?} is no filter: write \"hosting\", \"off\" or an absolute path");
+                Err(layer.error(word.span(), reason))
+            }
         }
     }
 
@@ -310,8 +321,10 @@ fn unknown(name: &str, file: &Path) -> String {
     if PLANNED.contains(&name) {
         format!("profile {name:?} is not in this version: use \"hosting\", or write {}", file.display())
     } else {
-        let near = near(name, [BUILT_IN_NAME]);
-        format!("unknown profile {name:?}{near}: there is no {}", file.display())
+        match near(name, [BUILT_IN_NAME]).as_str() {
+            "" => format!("unknown profile {name:?}: there is no {}", file.display()),
+            near => format!("unknown profile {name:?}{near} There is no {}", file.display()),
+        }
     }
 }
 
