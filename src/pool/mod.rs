@@ -1,6 +1,9 @@
 //! The life of pools: their sockets, their states, the supervisor's loop.
 
+pub mod activation;
 pub mod generation;
 pub mod machine;
 pub mod prepare;
 pub mod quiesce;
+pub mod record;
+pub mod refuse;
