@@ -7,3 +7,5 @@ pub mod prepare;
 pub mod quiesce;
 pub mod record;
 pub mod refuse;
+pub mod slot;
+pub mod supervisor;

@@ -41,6 +41,8 @@ pub struct Record {
     pub starts: u64,
     /// How long the last good start took, from the connection to its acceptance, milliseconds.
     pub last_start_ms: Option<f64>,
+    /// Where the time of the last good start went: each part and its milliseconds.
+    pub last_start_steps_ms: Vec<(String, f64)>,
     /// Why the last start failed or the last generation ended.
     pub last_error: Option<String>,
     /// What the pool's profile leaves open that `hosting` closes.
