@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
@@ -24,6 +24,7 @@ use howdah::fpm::client::{ClientError, Request, Response, exchange};
 use howdah::fpm::conf::{Configuration, command, configuration, environment};
 use howdah::fpm::log::{Kind, Line, Lines, classify, reason};
 use howdah::fpm::probe::{Info, select_extensions};
+use howdah::fpm::refusal::{Progress, Refusal};
 use howdah::fpm::tenant::TenantFile;
 use nix::fcntl::OFlag;
 use nix::unistd::{Gid, Uid, fchown, geteuid, pipe2};
@@ -205,6 +206,86 @@ fn strings(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
+fn configured(pool: &Pool, listeners: usize) -> Result<Configuration, String> {
+    configuration(pool, listeners, Duration::from_millis(29_001), None).map_err(|error| error.to_string())
+}
+
+#[test]
+fn the_configuration_of_a_pool_that_nobody_tuned() {
+    let mut pool = pool(&["/run/blog.sock", "127.0.0.1:9001"]);
+    pool.php.value.clear();
+    let section = |name: &str, listen: &str| {
+        format!(
+            "[{name}]\nlisten = {listen}\npm = ondemand\npm.max_children = 5\n\
+             pm.process_idle_timeout = 10s\ncatch_workers_output = yes\ndecorate_workers_output = no\n\
+             php_value[session.save_path] = '/var/lib/php/sessions'\n\
+             php_value[upload_tmp_dir] = '/var/lib/php/uploads'\n\
+             php_value[session.gc_probability] = '1'\nphp_value[session.gc_divisor] = '100'\n\
+             php_admin_flag[fastcgi.logging] = no\n"
+        )
+    };
+    let global = "; Written by howdah for pool blog (/etc/howdah/pools/blog.toml).\n[global]\n\
+        error_log = /dev/null\nlog_level = notice\nlog_limit = 8192\ndaemonize = no\n\
+        process_control_timeout = 30\n";
+    let first = section("blog", "/run/howdah/none.sock");
+    let second = section("blog-2", "/run/howdah/none-2.sock");
+    assert_eq!(configured(&pool, 2).unwrap().text, format!("{global}{first}{second}"));
+}
+
+#[test]
+fn what_cannot_be_configured_is_one_line() {
+    let refused = |change: &dyn Fn(&mut Pool), line: &str| {
+        let mut pool = pool(&["/run/blog.sock"]);
+        change(&mut pool);
+        assert_eq!(configured(&pool, 1), Err(line.to_owned()));
+    };
+    let set = |map: &mut BTreeMap<String, String>, name: &str, value: &str| {
+        map.insert(name.to_owned(), value.to_owned());
+    };
+    refused(
+        &|pool| set(&mut pool.fpm.directives, "Listen", "9000"),
+        "[fpm] Listen: howdah gives the pool its sockets: remove it",
+    );
+    refused(
+        &|pool| set(&mut pool.fpm.directives, "pm", "static\nlisten = 9000"),
+        "[fpm] pm: contains '\\n', which php-fpm's configuration cannot carry",
+    );
+    refused(
+        &|pool| set(&mut pool.php.value, "a]\nlisten = 9000\nb[", "x"),
+        "[php.value] \"a]\\nlisten = 9000\\nb[\" is no name: write letters, digits, '_', '.' and '-'",
+    );
+    refused(
+        &|pool| set(&mut pool.php.admin_value, "x", "a\rb"),
+        "[php.admin_value] x: contains '\\r', which php-fpm's configuration cannot carry",
+    );
+    refused(
+        &|pool| set(&mut pool.fpm.env, "A B", "x"),
+        "[fpm.env] \"A B\" is no name: write letters, digits, '_', '.' and '-'",
+    );
+    refused(
+        &|pool| set(&mut pool.fpm.env, "A", ""),
+        "[fpm.env] A: php-fpm takes no empty value: leave the variable out",
+    );
+    refused(
+        &|pool| set(&mut pool.fpm.env, "A", "$HOME"),
+        "[fpm.env] A: a value that begins with '$' names a variable of php-fpm's own environment, \
+         which is empty here: write the value",
+    );
+}
+
+#[test]
+fn arguments_and_environment() {
+    assert_eq!(
+        command(Path::new("/usr/sbin/php-fpm8.2"), Path::new("/run/howdah/php-fpm.conf")),
+        ["/usr/sbin/php-fpm8.2", "-F", "-O", "-y", "/run/howdah/php-fpm.conf"]
+    );
+    let environment =
+        environment(&[("/none".to_owned(), 3), ("/none-2".to_owned(), 4)], Some(Path::new("/ini")));
+    assert!(environment.contains(&("FPM_SOCKETS".to_owned(), "/none=3,/none-2=4".to_owned())));
+    assert!(environment.contains(&("PHP_INI_SCAN_DIR".to_owned(), "/ini".to_owned())));
+    assert_eq!(environment.len(), 3);
+}
+
 #[test]
 fn values_of_the_pool_file_arrive_exactly() {
     let site = site(&[(
@@ -274,7 +355,7 @@ fn everything_that_is_printed_comes_out() {
     let response = get(&socket, site.path(), "/say.php?a=%1b&slow");
     assert_eq!((text(&response).as_str(), response.stderr.as_slice()), ("ok", &b""[..]));
     let worker = |part: &str| running.wait_for(|line| line.kind == Kind::Worker && line.text.contains(part));
-    worker("to the log");
+    assert_eq!(worker("to the log").text, "to the log");
     worker("Undefined variable $undefined");
     assert_eq!(worker("one").text, "one");
     assert_eq!(worker("two").text, "two \\u{1b}[31mred");
@@ -287,19 +368,6 @@ fn everything_that_is_printed_comes_out() {
 
 #[test]
 fn php_fpm_says_itself_why_it_does_not_start() {
-    let failing = |change: fn(&mut Pool), tenant: Option<&str>| {
-        let mut pool = pool(&["/run/blog.sock"]);
-        change(&mut pool);
-        let tenant = tenant.map(|text| TenantFile::parse(text, Path::new("/srv/fpm.conf")).unwrap());
-        let conf = configuration(&pool, 0, Duration::from_secs(5), tenant.as_ref()).unwrap();
-        let conf = Configuration { text: conf.text + "[end]\n", ..conf };
-        let mut running = Running::start(&conf, Vec::new(), None);
-        assert_eq!(running.end(), Some(78), "{:#?}", running.said());
-        reason(&running.said()).unwrap()
-    };
-    // The pool section is not written for no listener: one that fails stands in for it.
-    assert!(failing(|_| {}, None).contains("[pool end] no listen address"));
-
     let site = site(&[]);
     for (name, value, wanted) in [
         ("chdir", "/nowhere/at/all", "the chdir path '/nowhere/at/all' does not exist or is not a directory"),
@@ -431,4 +499,70 @@ fn only_the_extensions_asked_for_are_loaded() {
     assert!(has("pdo_mysql") && has("PDO") && has("mysqlnd") && has("xsl") && has("dom"), "{loaded}");
     assert!(!has("mbstring") && !has("gd") && !has("curl"), "{loaded}");
     assert!(!running.said().iter().any(|line| line.kind == Kind::Warning), "{:#?}", running.said());
+}
+
+/// nginx in front of a pool in backoff, with and without a body.
+#[test]
+fn a_browser_behind_nginx_sees_the_refusal() {
+    let site = site(&[]);
+    let socket = site.path().join("backoff.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let door = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    fs::write(
+        site.path().join("nginx.conf"),
+        format!(
+            "daemon off; master_process off; pid {0}/pid; error_log {0}/error.log; events {{}}\n\
+             http {{ access_log off; client_max_body_size 8m; client_body_temp_path {0}/body;\n\
+             fastcgi_temp_path {0}/f; proxy_temp_path {0}/p; uwsgi_temp_path {0}/u; scgi_temp_path {0}/s;\n\
+             server {{ listen {door}; location / {{ fastcgi_pass unix:{1}; fastcgi_keep_conn on;\n\
+             include /etc/nginx/fastcgi_params; }} }} }}",
+            site.path().display(),
+            socket.display()
+        ),
+    )
+    .unwrap();
+    let nginx = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "nginx", "-e", "stderr", "-c"])
+        .arg(site.path().join("nginx.conf"))
+        .stderr(Stdio::null())
+        .spawn();
+    let mut nginx = nginx.expect("this test needs nginx: apt-get install nginx-light");
+    let deadline = Instant::now() + PATIENCE;
+    let connect = || loop {
+        match TcpStream::connect(door) {
+            Ok(stream) => return stream,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    for length in [0, 200_000, 4_000_000] {
+        let mut browser = connect();
+        let mut sender = browser.try_clone().unwrap();
+        let head = format!(
+            "POST /x.php HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+        );
+        let sending = std::thread::spawn(move || {
+            let _ = sender.write_all(head.as_bytes()).and_then(|()| sender.write_all(&vec![b'x'; length]));
+        });
+        let (mut peer, _) = listener.accept().unwrap();
+        let mut refusal = Refusal::new(Duration::from_secs(7), "blog-42");
+        let mut buffer = vec![0; 65_536];
+        let answer = loop {
+            let read = peer.read(&mut buffer).unwrap();
+            match refusal.feed(&buffer[..read]) {
+                Progress::More => {}
+                Progress::Answer(bytes) => break bytes,
+                Progress::Close => panic!("nginx speaks FastCGI"),
+            }
+        };
+        peer.write_all(&answer).unwrap();
+        drop(peer);
+        let mut seen = String::new();
+        browser.read_to_string(&mut seen).unwrap();
+        sending.join().unwrap();
+        assert!(seen.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{length}: {seen}");
+        assert!(seen.contains("Retry-After: 7\r\n") && seen.ends_with("Incident: blog-42\n"), "{seen}");
+    }
+    nginx.kill().unwrap();
+    nginx.wait().unwrap();
 }

@@ -147,6 +147,10 @@ pub fn classify(line: &str) -> Line {
     if line.starts_with("script_filename = ") || is_frame(line) {
         return of(Kind::Slow, line);
     }
+    // A worker's own NOTICE has no time stamp: the master passes its bytes on as they are.
+    if let Some(said) = line.strip_prefix("NOTICE: PHP message: ") {
+        return of(Kind::Worker, said);
+    }
     of(startup(line).unwrap_or(Kind::Worker), line)
 }
 
@@ -265,6 +269,7 @@ mod tests {
                 Kind::Slow,
                 "[0x00007f5bd5e1d110] sleep() /srv/a.php:2",
             ),
+            ("NOTICE: PHP message: PHP Warning:  x", Kind::Worker, "PHP Warning:  x"),
             ("PHP Warning:  PHP Startup: x", Kind::Warning, "PHP Warning:  PHP Startup: x"),
             ("NOTICE: ready to handle connections", Kind::Worker, "NOTICE: ready to handle connections"),
             ("[x] NOTICE: hello", Kind::Worker, "[x] NOTICE: hello"),
