@@ -1,10 +1,10 @@
 //! Isolation profiles: which walls a pool has.
 //!
-//! A profile is a TOML file that says what is different from its base (a list in
-//! it replaces the base's list). The base
-//! of them all, `hosting`, is compiled in, and a pool without a word about it has
-//! that. Every wall can be taken down by a file of one's own, because a test that
-//! a wall holds proves nothing until the same attack succeeds without it.
+//! A profile is a TOML file that says what is different from its base; a list in
+//! it replaces the base's list. The base of them all, `hosting`, is compiled in,
+//! and a pool without a word about it has that. Every wall can be taken down by a
+//! file of one's own, because a test that a wall holds proves nothing until the
+//! same attack succeeds without it.
 //!
 //! This room knows nothing of pools and does not apply anything.
 
