@@ -8,6 +8,7 @@
 //!
 //! This room knows nothing of pools and does not apply anything.
 
+mod layers;
 mod raw;
 mod seccomp_file;
 
@@ -132,14 +133,14 @@ pub enum ProfileError {
 /// The profile that `profile` means. A file of `directory` (`/etc/howdah/profiles`)
 /// goes before what is compiled in.
 pub fn load(profile: &ProfileRef, directory: &Path) -> Result<Profile, ProfileError> {
-    let mut layers = raw::Layers::new(directory);
+    let mut layers = layers::Layers::new(directory);
     layers.read(profile)?;
     layers.resolve()
 }
 
 /// The profile that is compiled in.
 pub fn hosting() -> Profile {
-    let mut layers = raw::Layers::new(Path::new(""));
+    let mut layers = layers::Layers::new(Path::new(""));
     layers.push_built_in();
     layers.resolve().expect("compiled in, and a test reads it")
 }
