@@ -108,11 +108,6 @@ pub fn apply(programs: &[BpfProgram]) -> Result<(), seccompiler::Error> {
     programs.iter().try_for_each(|program| seccompiler::apply_filter(program))
 }
 
-/// Whether `name` is a system call of some architecture.
-pub fn is_known(name: &str) -> bool {
-    number(name).is_ok()
-}
-
 fn refuse_unsupported(seccomp: &LinuxSeccomp) -> Result<(), SeccompError> {
     if seccomp.flags().as_ref().is_some_and(|flags| !flags.is_empty()) {
         return Err(SeccompError::Member("flags"));
