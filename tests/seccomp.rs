@@ -151,7 +151,7 @@ fn mounter() {
     eprintln!("row mount={:?}", result.unwrap_err());
 }
 
-/// Two groups refuse it, with EACCES and then EINVAL; the list on top allows it.
+/// One group allows it, two refuse it, with EACCES and then EINVAL.
 #[test]
 fn of_two_groups_that_match_the_later_answers() {
     let held = rows(&again("mounter", Some(TIES)).output().unwrap());
