@@ -42,6 +42,14 @@ pub struct Pool {
     pub start: Start,
 }
 
+impl Pool {
+    /// Where its scripts are, by their paths inside: `[fpm] chdir`, else its first mount.
+    pub fn document_root(&self) -> Option<PathBuf> {
+        let chdir = self.fpm.directives.get("chdir").map(PathBuf::from);
+        chdir.or_else(|| self.mounts.first().map(|mount| mount.target.as_path().to_owned()))
+    }
+}
+
 /// `image`: what a pool's root is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ImageRef {
