@@ -1,6 +1,7 @@
 //! What the kernel tells about processes, and their end.
 
 use std::fs;
+use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -90,4 +91,16 @@ fn field(text: &str, name: &str) -> Outcome<u64> {
     text.lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.split_whitespace().next()?.parse().ok())
         .ok_or_else(|| format!("the kernel does not tell {name}").into())
+}
+
+/// How many unix sockets listen at paths below `dir`, by the kernel's list:
+/// to ask by connecting would start the pools.
+pub(crate) fn listening_below(dir: &Path) -> Outcome<usize> {
+    let sockets = fs::read_to_string("/proc/net/unix")?;
+    // Num RefCount Protocol Flags Type St Inode Path; flag 0x10000 is __SO_ACCEPTCON.
+    let listens = |line: &str| {
+        let mut words = line.split_whitespace();
+        words.nth(3) == Some("00010000") && words.nth(3).is_some_and(|path| Path::new(path).starts_with(dir))
+    };
+    Ok(sockets.lines().filter(|line| listens(line)).count())
 }
