@@ -113,13 +113,31 @@ impl Stage {
         Ok(text.split_whitespace().take(2).collect::<Vec<_>>().join(" "))
     }
 
-    /// Writes a configuration of php-fpm.
+    /// Writes the configuration that howdah writes for [`super::serve::pool_file`],
+    /// for those who are started without howdah.
     pub(crate) fn configure(&self, workers: Workers) -> Outcome<PathBuf> {
         let Workers { pm, max_children } = workers;
         let path = self.seen().join(format!("{pm}.conf"));
         let text = format!(
-            "[global]\nerror_log = /dev/null\ndaemonize = no\n\
-             [bench]\nlisten = {NOWHERE}\npm = {pm}\npm.max_children = {max_children}\n"
+            "[global]
+error_log = /dev/null
+log_level = notice
+log_limit = 8192
+daemonize = no
+process_control_timeout = 30
+[bench]
+listen = {NOWHERE}
+pm = {pm}
+pm.max_children = {max_children}
+pm.process_idle_timeout = 10s
+catch_workers_output = yes
+decorate_workers_output = no
+php_value[session.save_path] = '/var/lib/php/sessions'
+php_value[upload_tmp_dir] = '/var/lib/php/uploads'
+php_value[session.gc_probability] = '1'
+php_value[session.gc_divisor] = '100'
+php_admin_flag[fastcgi.logging] = no
+"
         );
         fs::write(&path, text)?;
         Ok(path)
@@ -134,7 +152,8 @@ impl Stage {
 
     /// php-fpm's environment: the socket at descriptor 3, and which extensions.
     pub(crate) fn environment(&self, extensions: Extensions) -> Vec<(&'static str, String)> {
-        let mut environment = vec![("FPM_SOCKETS", format!("{NOWHERE}={PASSED}"))];
+        let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+        let mut environment = vec![("PATH", path.to_owned()), ("FPM_SOCKETS", format!("{NOWHERE}={PASSED}"))];
         if extensions == Extensions::Small {
             environment.push(("PHP_INI_SCAN_DIR", self.seen().join("no-extensions").display().to_string()));
         }
