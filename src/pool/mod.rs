@@ -1,1 +1,3 @@
 //! The life of pools.
+
+pub mod activation;
