@@ -152,7 +152,7 @@ fn remove_stale(listen: &Listen, path: &Path, address: &UnixAddr) -> Result<(), 
             ));
         }
     }
-    unlink_if(path, (found.dev(), found.ino()))
+    unlink_if(path, (found.dev(), found.ino())).map_err(|errno| failed("unlink", listen, errno))
 }
 
 const LIVE: &str = "a live server listens there: stop it or choose another path";
@@ -195,16 +195,22 @@ fn stream_socket(
         .map_err(|errno| failed("make a socket for", listen, errno))
 }
 
-fn failed(step: &'static str, listen: &Listen, errno: Errno) -> ActivationError {
+/// A step that failed at `listen`, with what to do about it.
+pub(super) fn failed(step: &'static str, listen: &Listen, errno: Errno) -> ActivationError {
     ActivationError::step(step, listen, errno).advise(advice(listen, errno))
 }
 
 /// What to do when the kernel says `errno` of `listen`; empty where we do not know.
 fn advice(listen: &Listen, errno: Errno) -> String {
     match (listen, errno) {
-        (Listen::Unix(path), Errno::EACCES | Errno::EPERM) => {
-            let above = path.as_path().parent().unwrap_or(Path::new("/"));
+        (Listen::Unix(path), Errno::EACCES) => {
+            let above = path.as_path().ancestors().skip(1).find(|above| above.exists());
+            let above = above.unwrap_or(Path::new("/"));
             format!("needs write permission on {}: run as root or choose another path", above.display())
+        }
+        // Of all that is done here only unlink(2) says so, in a sticky directory.
+        (Listen::Unix(_), Errno::EPERM) => {
+            "only its owner may remove it: run as root or choose another path".into()
         }
         (Listen::Unix(_), Errno::EROFS) => "the file system is read-only: choose another path".into(),
         (Listen::Unix(_), Errno::ENOTDIR) => "a part of the path is no directory: choose another path".into(),
