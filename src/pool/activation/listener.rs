@@ -10,7 +10,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
 
-use super::bind::{bind, failed};
+use super::bind::{bind, unlink_failed};
 use super::error::{ActivationError, errno};
 use crate::config::pool::Socket;
 use crate::config::types::Listen;
@@ -157,7 +157,7 @@ impl Listener {
     fn unlink(&mut self) -> Result<(), ActivationError> {
         match (&self.address, self.file.take()) {
             (Listen::Unix(path), Some(file)) => {
-                unlink_if(path.as_path(), file).map_err(|errno| failed("unlink", &self.address, errno))
+                unlink_if(path.as_path(), file).map_err(|errno| unlink_failed(&self.address, errno))
             }
             _ => Ok(()),
         }
