@@ -250,14 +250,9 @@ fn a_slow_script_is_told_and_with_its_frames_where_the_profile_lets_php_fpm_trac
     let mut rig = Rig::new();
     let profile = rig.profile("traced", "seccomp = \"off\"");
     let script = "<?php function dawdle() { usleep(2500000); } dawdle();";
-    for (name, more) in [("blog", String::new()), ("traced", format!("profile = {profile:?}\n"))] {
+    for (name, top) in [("blog", String::new()), ("traced", format!("profile = {profile:?}\n"))] {
         rig.site(name, "slow.php", script, TENANT);
-        rig.pool(name, "");
-        let text = fs::read_to_string(rig.path(&format!("pools/{name}.toml"))).unwrap();
-        rig.write(
-            &format!("pools/{name}.toml"),
-            &format!("{more}{text}[fpm]\nrequest_slowlog_timeout = \"1s\"\n"),
-        );
+        rig.pool(name, &format!("{top}[fpm]\nrequest_slowlog_timeout = \"1s\""));
     }
     rig.serve();
     for pool in ["blog", "traced"] {

@@ -73,7 +73,7 @@ impl Rig {
     }
 
     /// Writes the pool file `NAME.toml`: listens on `NAME.sock`, runs as [`TENANT`],
-    /// has the site `NAME/` (if it is there) as its document root; `more` is appended.
+    /// has the site `NAME/` (if it is there) as its document root; `more` is added.
     pub fn pool(&self, name: &str, more: &str) -> PathBuf {
         self.pool_of(name, TENANT.0, more)
     }
@@ -82,7 +82,10 @@ impl Rig {
     pub fn pool_of(&self, name: &str, user: &str, more: &str) -> PathBuf {
         let site = self.path(name);
         let mount = if site.is_dir() { format!("[[mount]]\nsource = {site:?}\n") } else { String::new() };
-        let text = format!("listen = {:?}\nuser = {user:?}\n{mount}{more}\n", self.socket(name));
+        // What stands before the first table must stand before the mount too.
+        let tables = if more.starts_with('[') { 0 } else { more.find("\n[").map_or(more.len(), |at| at + 1) };
+        let (top, tables) = more.split_at(tables);
+        let text = format!("listen = {:?}\nuser = {user:?}\n{top}\n{mount}{tables}\n", self.socket(name));
         self.write(&format!("pools/{name}.toml"), &text)
     }
 
