@@ -367,7 +367,9 @@ impl Supervisor {
         let ready = said.iter().any(|line| line.kind == Kind::Ready);
         generation.held.extend(said);
         // A failure is to be one line, not a worker's last words a hundred times.
-        if generation.serves || generation.held.iter().map(|line| line.text.len() + 64).sum::<usize>() > MOST_HELD {
+        if generation.serves
+            || generation.held.iter().map(|line| line.text.len() + 64).sum::<usize>() > MOST_HELD
+        {
             tell_lines(&slot.pool, generation, Level::Error);
         }
         if ready && starting {
