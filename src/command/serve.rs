@@ -54,8 +54,8 @@ pub(super) fn run(arguments: Serve) -> Result<(), Failure> {
     let mut supervisor = Supervisor::new(settings, pools, base, reread)
         .map_err(|error| Failure::new(LAUNCH, format!("epoll: {error}")))?;
     supervisor.warm_up();
-    journal::line(Level::Notice, Origin::default(), &format!("ready: {count} pools listen"));
-    let _ = notify(false, &[NotifyState::Ready, NotifyState::Status(format!("{count} pools listen"))]);
+    journal::line(Level::Notice, Origin::default(), &format!("ready: {}", listening(count)));
+    let _ = notify(false, &[NotifyState::Ready, NotifyState::Status(listening(count))]);
     let ended = supervisor.run().map_err(|error| Failure::new(LAUNCH, format!("epoll_wait: {error}")));
     drop(supervisor);
     clean(&places);
@@ -163,6 +163,10 @@ fn give_sockets(pools: Vec<Pool>, passed: Vec<Inherited>) -> Result<Vec<(Pool, V
         return Err(Failure::new(LAUNCH, "no pool has a socket to listen on (above)"));
     }
     Ok(with)
+}
+
+fn listening(pools: usize) -> String {
+    if pools == 1 { "1 pool listens".to_owned() } else { format!("{pools} pools listen") }
 }
 
 fn default_parallel_starts() -> usize {
