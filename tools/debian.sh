@@ -49,6 +49,7 @@ install_missing() {
 
 # A subshell, so that its trap is its own.
 install_quietly() (
+    before=$(units)
     log=$(mktemp)
     trap 'rm -f "$log"' EXIT
     # policy-rc.d(8): 101 forbids that a package's scripts start a service.
@@ -62,27 +63,30 @@ install_quietly() (
     apt="env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=120"
     # shellcheck disable=SC2086 # $apt is words
     if ! as_root $apt install --no-install-recommends "$@" >"$log" 2>&1 </dev/null; then
-        # No package lists, or old ones.
-        if ! { as_root $apt update && as_root $apt install --no-install-recommends "$@"; } >"$log" 2>&1 </dev/null
-        then
+        # No package lists, or old ones. An update that fails for one of several
+        # sources may still have brought what is needed.
+        as_root $apt update >"$log" 2>&1 </dev/null || true
+        if ! as_root $apt install --no-install-recommends "$@" >>"$log" 2>&1 </dev/null; then
             tail -n 30 "$log" >&2
             return 1
         fi
     fi
-    leave_disabled "$@"
+    leave_disabled "$before"
 )
 
-# leave_disabled PACKAGE...: a service that came with them does not start at the
-# next boot either, for howdah starts php-fpm itself and a test its own nginx.
+units() {
+    find /lib/systemd/system /usr/lib/systemd/system -name '*.service' -printf '%f\n' 2>/dev/null | sort -u
+}
+
+# leave_disabled UNITS: services that came since there were UNITS do not start at
+# the next boot either, for howdah starts php-fpm itself and a test its own nginx.
 leave_disabled() {
     local unit
     command -v systemctl >/dev/null || return 0
-    for unit in /lib/systemd/system/{nginx,php*-fpm}.service; do
-        case "$unit $*" in
-            */nginx.service*' nginx'* | *-fpm.service*' php-fpm'*)
-                [[ -e $unit ]] && as_root systemctl --quiet --no-reload disable "${unit##*/}" 2>/dev/null || true
-                ;;
-        esac
+    for unit in $(comm -13 <(echo "$1") <(units) | grep -E '^(nginx|php.*-fpm)\.service$'); do
+        if as_root systemctl --quiet --no-reload disable "$unit" 2>/dev/null; then
+            echo "$unit is installed, and neither started nor enabled"
+        fi
     done
 }
 
