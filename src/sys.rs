@@ -1,1 +1,321 @@
-//! (being written)
+//! System calls that no library of ours wraps: clone3, pidfds, the mount API,
+//! close_range. The only room with `unsafe`.
+//!
+//! Each function is one call of the kernel with typed arguments. What the calls
+//! are for is the business of the rooms that use them.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString, c_int, c_long, c_uint};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+/// Turns the kernel's answer (negative: errno is set) into a `Result`.
+fn checked(answer: c_long) -> nix::Result<c_long> {
+    Errno::result(answer)
+}
+
+/// Takes the descriptor that a system call has just made.
+fn made(answer: c_long) -> nix::Result<OwnedFd> {
+    let raw = checked(answer)? as RawFd;
+    // SAFETY: the kernel has just given this number to us, nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// Takes over a descriptor that a library has just made and returned as a number.
+///
+/// # Panics
+/// If `raw` is negative.
+pub fn owned(raw: RawFd) -> OwnedFd {
+    // SAFETY: callers hand in what an open, accept or similar call has just
+    // returned to them and keep no copy of the number.
+    unsafe { OwnedFd::from_raw_fd(raw) }
+}
+
+// ---- processes
+
+/// Which side of [`clone3`] we are on.
+pub enum Cloned {
+    /// The new process.
+    Child,
+    /// The caller, with the child's pid in the caller's pid namespace and its pidfd.
+    Parent {
+        /// The child's pid.
+        pid: Pid,
+        /// A close-on-exec pidfd of the child (pidfd_open(2)).
+        pidfd: OwnedFd,
+    },
+}
+
+/// clone3(2) as a fork: the child gets a copy of the memory and goes on where
+/// the caller stands. `namespaces` are `CLONE_NEW*` bits; `cgroup`, a
+/// descriptor of a cgroup v2 directory, is where the child is born
+/// (CLONE_INTO_CGROUP, Linux 5.7).
+///
+/// The program must have one thread: a lock that another thread holds would
+/// stay locked in the child for ever. howdah has one thread.
+///
+/// # Errors
+/// Those of clone3(2): ENOSPC (too many namespaces), EPERM, EBUSY (the cgroup
+/// has controllers enabled for children), EAGAIN (pids.max or RLIMIT_NPROC).
+pub fn clone3(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> nix::Result<Cloned> {
+    // libc's constant of this name does not fit its type.
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    let mut pidfd: c_int = -1;
+    let mut flags = namespaces | libc::CLONE_PIDFD as u64;
+    if cgroup.is_some() {
+        flags |= CLONE_INTO_CGROUP;
+    }
+    let arguments = libc::clone_args {
+        flags,
+        pidfd: (&raw mut pidfd) as u64,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: libc::SIGCHLD as u64,
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: cgroup.map_or(0, |fd| fd.as_raw_fd() as u64),
+    };
+    // SAFETY: without CLONE_VM and without a stack this is fork(2): the child
+    // has its own copy of everything, and one thread means no foreign lock.
+    // `arguments` and `pidfd` outlive the call.
+    let answer = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of_val(&arguments)) };
+    match checked(answer)? {
+        0 => Ok(Cloned::Child),
+        pid => {
+            // SAFETY: with CLONE_PIDFD the kernel wrote a new descriptor there.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Cloned::Parent { pid: Pid::from_raw(pid as i32), pidfd })
+        }
+    }
+}
+
+/// Ends this process at once, without destructors or exit handlers (_exit(2)):
+/// what a child that has not executed anything must do.
+pub fn exit_now(status: i32) -> ! {
+    // SAFETY: takes no pointer and does not return.
+    unsafe { libc::_exit(status) }
+}
+
+/// pidfd_open(2), Linux 5.3. Close-on-exec.
+pub fn pidfd_open(pid: Pid) -> nix::Result<OwnedFd> {
+    // SAFETY: no pointers.
+    made(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })
+}
+
+/// pidfd_send_signal(2), Linux 5.1.
+pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: nix::sys::signal::Signal) -> nix::Result<()> {
+    let none = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: a null siginfo asks the kernel to fill in what kill(2) would.
+    let answer =
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal as c_int, none, 0) };
+    checked(answer).map(drop)
+}
+
+/// pidfd_getfd(2), Linux 5.6: a duplicate of another process's descriptor. Close-on-exec.
+///
+/// # Errors
+/// EPERM without PTRACE_MODE_ATTACH_REALCREDS over the process, EBADF, ESRCH.
+pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, number: RawFd) -> nix::Result<OwnedFd> {
+    // SAFETY: no pointers.
+    made(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) })
+}
+
+/// close_range(2) over `first..=last`, Linux 5.9. With `close_on_exec`, they
+/// are only marked (CLOSE_RANGE_CLOEXEC, Linux 5.11).
+///
+/// The caller must not hold an [`OwnedFd`] in the range that it will use or drop later,
+/// unless `close_on_exec` is set.
+pub fn close_range(first: c_uint, last: c_uint, close_on_exec: bool) -> nix::Result<()> {
+    let flags = if close_on_exec { libc::CLOSE_RANGE_CLOEXEC } else { 0 };
+    // SAFETY: no pointers; that no live OwnedFd is closed is the caller's promise above.
+    checked(unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) }).map(drop)
+}
+
+/// sigaction(2), for the default and ignoring actions only.
+///
+/// # Panics
+/// If `action` has a handler function.
+pub fn set_signal_action(
+    signal: nix::sys::signal::Signal,
+    action: &nix::sys::signal::SigAction,
+) -> nix::Result<()> {
+    use nix::sys::signal::{SigHandler, sigaction};
+    assert!(matches!(action.handler(), SigHandler::SigDfl | SigHandler::SigIgn));
+    // SAFETY: no function of ours is called in signal context.
+    unsafe { sigaction(signal, action) }.map(drop)
+}
+
+// ---- mounts (the API of Linux 5.2; mount_setattr is of 5.12)
+
+/// `MOUNT_ATTR_*` bits of mount_setattr(2) and fsmount(2).
+pub mod attr {
+    /// Read-only.
+    pub const RDONLY: u64 = 0x1;
+    /// Set-user-id bits and file capabilities are ignored.
+    pub const NOSUID: u64 = 0x2;
+    /// Device nodes are dead.
+    pub const NODEV: u64 = 0x4;
+    /// Nothing is executed.
+    pub const NOEXEC: u64 = 0x8;
+}
+
+/// open_tree(2) with OPEN_TREE_CLONE: a detached copy of the mount at `path`,
+/// with what is mounted below it if `recursive`. `path` may be empty to mean `directory` itself.
+///
+/// # Errors
+/// EPERM without CAP_SYS_ADMIN over the mount namespace; EINVAL where a
+/// submount is locked and `recursive` is off; those of path resolution.
+pub fn open_tree_clone(directory: BorrowedFd<'_>, path: &CStr, recursive: bool) -> nix::Result<OwnedFd> {
+    let mut flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_EMPTY_PATH as c_uint;
+    if recursive {
+        flags |= libc::AT_RECURSIVE as c_uint;
+    }
+    // SAFETY: `path` is a C string that outlives the call.
+    made(unsafe { libc::syscall(libc::SYS_open_tree, directory.as_raw_fd(), path.as_ptr(), flags) })
+}
+
+/// `struct mount_attr` of mount_setattr(2).
+#[repr(C)]
+struct MountAttr {
+    attr_set: u64,
+    attr_clr: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+/// mount_setattr(2) on the tree behind `tree`: sets `attributes` and makes its
+/// propagation private, in all of it if `recursive`.
+pub fn restrict_tree(tree: BorrowedFd<'_>, attributes: u64, recursive: bool) -> nix::Result<()> {
+    let argument =
+        MountAttr { attr_set: attributes, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+    let mut flags = libc::AT_EMPTY_PATH as c_uint;
+    if recursive {
+        flags |= libc::AT_RECURSIVE as c_uint;
+    }
+    // SAFETY: `argument` has the kernel's layout (MOUNT_ATTR_SIZE_VER0) and outlives the call.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const argument,
+            size_of::<MountAttr>(),
+        )
+    };
+    checked(answer).map(drop)
+}
+
+/// move_mount(2): attaches the detached mount `tree` on the directory or file
+/// that `target` is open on (O_PATH will do).
+pub fn attach(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> nix::Result<()> {
+    const MOVE_MOUNT_F_EMPTY_PATH: c_uint = 0x4;
+    const MOVE_MOUNT_T_EMPTY_PATH: c_uint = 0x40;
+    let empty = c"".as_ptr();
+    // SAFETY: both paths are the empty C string.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            tree.as_raw_fd(),
+            empty,
+            target.as_raw_fd(),
+            empty,
+            MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH,
+        )
+    };
+    checked(answer).map(drop)
+}
+
+/// A new file system of the type `name`, mounted nowhere: fsopen(2), fsconfig(2)
+/// for each of `options` ("key=value" or "flag"), fsmount(2) with `attributes`.
+///
+/// # Errors
+/// The failing call's; EINVAL for an option that the file system does not know.
+pub fn new_mount(name: &CStr, options: &[CString], attributes: u64) -> nix::Result<OwnedFd> {
+    const FSOPEN_CLOEXEC: c_uint = 1;
+    const FSMOUNT_CLOEXEC: c_uint = 1;
+    const FSCONFIG_SET_FLAG: c_uint = 0;
+    const FSCONFIG_SET_STRING: c_uint = 1;
+    const FSCONFIG_CMD_CREATE: c_uint = 6;
+    let null = std::ptr::null::<libc::c_char>();
+    // SAFETY: `name` is a C string that outlives the call.
+    let context = made(unsafe { libc::syscall(libc::SYS_fsopen, name.as_ptr(), FSOPEN_CLOEXEC) })?;
+    let raw = context.as_raw_fd();
+    for option in options {
+        let text = option.to_bytes();
+        let answer = match text.iter().position(|byte| *byte == b'=') {
+            Some(at) => {
+                let key = CString::new(&text[..at]).map_err(|_| Errno::EINVAL)?;
+                let value = CString::new(&text[at + 1..]).map_err(|_| Errno::EINVAL)?;
+                // SAFETY: both are C strings that outlive the call.
+                unsafe {
+                    libc::syscall(
+                        libc::SYS_fsconfig,
+                        raw,
+                        FSCONFIG_SET_STRING,
+                        key.as_ptr(),
+                        value.as_ptr(),
+                        0,
+                    )
+                }
+            }
+            // SAFETY: `option` is a C string that outlives the call; a flag has no value.
+            None => unsafe {
+                libc::syscall(libc::SYS_fsconfig, raw, FSCONFIG_SET_FLAG, option.as_ptr(), null, 0)
+            },
+        };
+        checked(answer)?;
+    }
+    // SAFETY: the command takes neither key nor value.
+    checked(unsafe { libc::syscall(libc::SYS_fsconfig, raw, FSCONFIG_CMD_CREATE, null, null, 0) })?;
+    // SAFETY: no pointers.
+    made(unsafe { libc::syscall(libc::SYS_fsmount, raw, FSMOUNT_CLOEXEC, attributes as c_uint) })
+}
+
+// ---- network
+
+/// Brings `lo` up in this network namespace (netdevice(7): SIOCSIFFLAGS).
+pub fn raise_loopback() -> nix::Result<()> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+    let carrier = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    // SAFETY: an ifreq of zeros is valid: a name of NULs and no flags.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (slot, byte) in request.ifr_name.iter_mut().zip(b"lo") {
+        *slot = *byte as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads one ifreq, which outlives the call.
+    let answer =
+        unsafe { libc::ioctl(carrier.as_fd().as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) };
+    Errno::result(answer).map(drop)
+}
+
+// ---- security modules
+
+/// The Landlock ABI of the running kernel (landlock_create_ruleset(2),
+/// LANDLOCK_CREATE_RULESET_VERSION).
+///
+/// # Errors
+/// ENOSYS or EOPNOTSUPP where Landlock is not there or switched off.
+pub fn landlock_abi() -> nix::Result<i32> {
+    const VERSION: c_uint = 1;
+    let none = std::ptr::null::<libc::c_void>();
+    // SAFETY: the version query takes no ruleset.
+    checked(unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, none, 0, VERSION) })
+        .map(|abi| abi as i32)
+}
+
+/// Whether `path` carries the extended attribute `name` (getxattr(2)).
+pub fn has_xattr(path: &std::path::Path, name: &str) -> bool {
+    use std::os::unix::ffi::OsStrExt;
+    let (Ok(path), Ok(name)) = (CString::new(path.as_os_str().as_bytes()), CString::new(name)) else {
+        return false;
+    };
+    // SAFETY: both are C strings that outlive the call; a null value of size 0 asks for the length only.
+    unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) >= 0 }
+}

@@ -1,1 +1,121 @@
-//! (being written)
+//! An OCI runtime spec, made real by the kernel. Knows nothing of php-fpm or pools.
+//!
+//! [`Plan::new`] refuses what can be refused, [`launch`] clones, the child
+//! (`child.rs`) applies the plan and executes the program.
+
+pub mod cgroup;
+mod child;
+pub mod landlock;
+pub mod mounts;
+mod plan;
+pub mod seccomp;
+pub mod step;
+
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+pub use plan::{LANDLOCK, PREPARED_MOUNTS, Plan};
+use step::{At, Step, StepError};
+
+use crate::sys;
+
+/// Descriptors that the plan places in the child are below this number.
+const LOWEST_OWN: i32 = 64;
+
+/// A child on its way to execve(2).
+#[derive(Debug)]
+pub struct Launched {
+    /// Its pid, by the caller's pid namespace.
+    pub pid: Pid,
+    /// Its pidfd: readable when it has ended.
+    pub pidfd: OwnedFd,
+    /// Readable when it has become its program or failed: see [`Launched::outcome`].
+    pub status: OwnedFd,
+}
+
+/// How far a launch has come.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Still between clone3(2) and execve(2).
+    Pending,
+    /// The program runs.
+    Executed,
+    /// A step failed; the child ends.
+    Failed(StepError),
+}
+
+/// Creates the process of `plan`, born in `cgroup`, and returns while it sets
+/// up its walls.
+///
+/// # Errors
+/// The failing step. The child, if there was one, is dead then.
+pub fn launch(plan: &Plan, cgroup: Option<BorrowedFd<'_>>) -> Result<Launched, StepError> {
+    let (status, status_of_child) = pipe(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).at(Step::Clone, "")?;
+    let (go_of_child, go) = pipe(OFlag::O_CLOEXEC).at(Step::Clone, "")?;
+    match sys::clone3(plan.prepare.namespaces, cgroup).at(Step::Clone, "")? {
+        sys::Cloned::Child => {
+            drop((status, go));
+            child::run(plan, status_of_child, go_of_child)
+        }
+        sys::Cloned::Parent { pid, pidfd } => {
+            drop((status_of_child, go_of_child));
+            let launched = Launched { pid, pidfd, status };
+            if let Err(error) = map_identity(plan, pid, &go) {
+                launched.kill();
+                // What the child says happened first, and is nearer to the cause.
+                return Err(match launched.outcome() {
+                    Outcome::Failed(first) => first,
+                    Outcome::Pending | Outcome::Executed => error,
+                });
+            }
+            Ok(launched)
+        }
+    }
+}
+
+impl Launched {
+    /// How far it has come; does not wait.
+    pub fn outcome(&self) -> Outcome {
+        let mut bytes = [0; libc::PIPE_BUF];
+        match nix::unistd::read(self.status.as_raw_fd(), &mut bytes) {
+            Ok(0) => Outcome::Executed,
+            Ok(length) => Outcome::Failed(
+                StepError::from_bytes(&bytes[..length])
+                    .unwrap_or_else(|| StepError::new(Step::Execute, "(unreadable status)", Errno::EBADMSG)),
+            ),
+            Err(Errno::EAGAIN | Errno::EINTR) => Outcome::Pending,
+            Err(errno) => Outcome::Failed(StepError::new(Step::Execute, "(status pipe)", errno)),
+        }
+    }
+
+    /// Kills it and, as it is process 1 of its pid namespace, all that it started (pid_namespaces(7)).
+    pub fn kill(&self) {
+        let _ = sys::pidfd_send_signal(self.pidfd.as_fd(), Signal::SIGKILL);
+    }
+}
+
+/// Writes the id maps and lets the child go on.
+fn map_identity(plan: &Plan, pid: Pid, go: &OwnedFd) -> Result<(), StepError> {
+    let Some((uids, gids)) = &plan.bind.identity.maps else { return Ok(()) };
+    for (file, text) in [("uid_map", uids), ("gid_map", gids)] {
+        let path = format!("/proc/{pid}/{file}");
+        fs::write(&path, text).map_err(|error| {
+            let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+            StepError::new(Step::MapIdentity, format!("({file}: {})", text.trim()), errno)
+        })?;
+    }
+    nix::unistd::write(go, b"!").at(Step::MapIdentity, "").map(drop)
+}
+
+/// A pipe whose ends lie above the numbers that the plan gives out.
+fn pipe(flags: OFlag) -> nix::Result<(OwnedFd, OwnedFd)> {
+    use nix::fcntl::{FcntlArg, fcntl};
+    let (reader, writer) = nix::unistd::pipe2(flags)?;
+    let lift = |fd: OwnedFd| fcntl(fd.as_raw_fd(), FcntlArg::F_DUPFD_CLOEXEC(LOWEST_OWN)).map(sys::owned);
+    Ok((lift(reader)?, lift(writer)?))
+}

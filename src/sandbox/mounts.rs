@@ -1,0 +1,174 @@
+//! The file systems of a sandbox: detached trees made before the clone, and
+//! the attaching of them, which a child does in its own mount namespace.
+
+use std::ffi::CString;
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Component, Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use oci_spec::runtime::Mount;
+
+use super::step::{At, Step, StepError};
+use crate::sys;
+
+/// One mount, ready to be attached: everything that could be refused has been.
+pub(super) struct Tree {
+    /// "/srv/blog on /app", for errors.
+    pub(super) words: String,
+    /// Where, relative to the root.
+    pub(super) target: PathBuf,
+    /// The detached mount, or procfs, which only a process of the new pid namespace can make.
+    pub(super) source: Source,
+}
+
+/// What a [`Tree`] is made of.
+pub(super) enum Source {
+    /// A detached mount.
+    Detached(OwnedFd),
+    /// procfs of the child's pid namespace, with these options.
+    Proc {
+        /// fsconfig(2) options such as `subset=pid`.
+        options: Vec<CString>,
+        /// `MOUNT_ATTR_*`
+        attributes: u64,
+    },
+}
+
+/// The devices that every sandbox has (OCI runtime spec, config-linux, "Default
+/// Devices"), less the terminals, which php-fpm has no use for.
+pub(super) const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
+
+/// Mount options of the OCI spec as the kernel's words.
+struct Options {
+    attributes: u64,
+    recursive: bool,
+    data: Vec<CString>,
+}
+
+/// Reads mount(8) options; what is no flag is the file system's own.
+fn options_of(mount: &Mount) -> Result<Options, StepError> {
+    let mut options = Options { attributes: 0, recursive: false, data: Vec::new() };
+    for word in mount.options().iter().flatten() {
+        match word.as_str() {
+            "ro" => options.attributes |= sys::attr::RDONLY,
+            "nosuid" => options.attributes |= sys::attr::NOSUID,
+            "nodev" => options.attributes |= sys::attr::NODEV,
+            "noexec" => options.attributes |= sys::attr::NOEXEC,
+            "rbind" => options.recursive = true,
+            "bind" | "rw" | "suid" | "dev" | "exec" | "private" | "rprivate" => {}
+            data => options
+                .data
+                .push(CString::new(data).map_err(|_| refused(Step::AttachMount, mount, Errno::EINVAL))?),
+        }
+    }
+    Ok(options)
+}
+
+/// "SOURCE on TARGET"
+fn words(mount: &Mount) -> String {
+    let source = mount.source().as_deref().unwrap_or(Path::new("none"));
+    format!("{} on {}", source.display(), mount.destination().display())
+}
+
+fn refused(step: Step, mount: &Mount, errno: Errno) -> StepError {
+    StepError::new(step, words(mount), errno)
+}
+
+/// A detached, private copy of the host's `path` with `attributes`.
+pub(super) fn bind(path: &Path, attributes: u64, recursive: bool, what: &str) -> Result<OwnedFd, StepError> {
+    let source = CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| StepError::new(Step::AttachMount, what, Errno::EINVAL))?;
+    // An absolute path: the directory is not looked at.
+    let tree = nix::fcntl::open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
+        .map_err(|errno| StepError::new(Step::AttachMount, what, errno))
+        .map(sys::owned)?;
+    let tree = sys::open_tree_clone(tree.as_fd(), &source, recursive).at(Step::AttachMount, what)?;
+    sys::restrict_tree(tree.as_fd(), attributes, recursive).at(Step::AttachMount, what)?;
+    Ok(tree)
+}
+
+/// Makes the detached tree of one mount of the spec.
+pub(super) fn prepare(mount: &Mount) -> Result<Tree, StepError> {
+    let options = options_of(mount)?;
+    let source = match mount.typ().as_deref() {
+        Some("proc") => Source::Proc { options: options.data, attributes: options.attributes },
+        Some("tmpfs") => Source::Detached(
+            sys::new_mount(c"tmpfs", &options.data, options.attributes)
+                .map_err(|errno| refused(Step::AttachMount, mount, errno))?,
+        ),
+        Some("bind") | None => {
+            let path =
+                mount.source().as_deref().ok_or_else(|| refused(Step::AttachMount, mount, Errno::EINVAL))?;
+            Source::Detached(bind(path, options.attributes, options.recursive, &words(mount))?)
+        }
+        Some(_) => return Err(refused(Step::AttachMount, mount, Errno::ENODEV)),
+    };
+    let target = mount.destination().strip_prefix("/").unwrap_or(mount.destination()).to_owned();
+    Ok(Tree { words: words(mount), target, source })
+}
+
+/// Attaches `tree` below `root`. No symlink is followed on the way: the root
+/// may hold a file system that somebody hostile has written (openat2(2)).
+pub(super) fn attach(tree: &Tree, root: BorrowedFd<'_>) -> Result<(), StepError> {
+    let target = open_inside(root, &tree.target).at(Step::AttachMount, &tree.words)?;
+    match &tree.source {
+        Source::Detached(mount) => {
+            sys::attach(mount.as_fd(), target.as_fd()).at(Step::AttachMount, &tree.words)
+        }
+        Source::Proc { options, attributes } => {
+            let proc = sys::new_mount(c"proc", options, *attributes).at(Step::MountProc, &tree.words)?;
+            sys::attach(proc.as_fd(), target.as_fd()).at(Step::MountProc, &tree.words)
+        }
+    }
+}
+
+/// Opens `path` below `root` with O_PATH, through no symlink and never outside.
+pub(super) fn open_inside(root: BorrowedFd<'_>, path: &Path) -> nix::Result<OwnedFd> {
+    use std::os::fd::AsRawFd;
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_SYMLINKS);
+    openat2(root.as_raw_fd(), path, how).map(sys::owned)
+}
+
+/// Makes in the root directory `rootfs` what the mounts of the spec are to be
+/// attached on: directories, or empty files for files. What lies below another
+/// mount must be there already.
+///
+/// `rootfs` is howdah's own directory that no tenant can write, hence plain paths.
+///
+/// # Errors
+/// An I/O error, with the path that it happened on.
+pub fn make_mount_points(rootfs: &Path, mounts: &[Mount]) -> Result<(), (PathBuf, std::io::Error)> {
+    let mut covered: Vec<&Path> = Vec::new();
+    for mount in mounts {
+        let target = mount.destination();
+        if !covered.iter().any(|above| target.starts_with(above)) {
+            let is_file = mount.typ().as_deref().is_none_or(|kind| kind == "bind")
+                && mount.source().as_deref().is_some_and(|source| source.is_file());
+            make_mount_point(rootfs, target, is_file)?;
+        }
+        covered.push(target);
+    }
+    for device in DEVICES {
+        make_mount_point(rootfs, &Path::new("/dev").join(device), true)?;
+    }
+    Ok(())
+}
+
+fn make_mount_point(rootfs: &Path, target: &Path, is_file: bool) -> Result<(), (PathBuf, std::io::Error)> {
+    let inside: PathBuf = target.components().filter(|part| matches!(part, Component::Normal(_))).collect();
+    let path = rootfs.join(inside);
+    if path.symlink_metadata().is_ok() {
+        return Ok(());
+    }
+    let directory = if is_file { path.parent().unwrap_or(rootfs) } else { &path };
+    let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(directory);
+    let made = made.and_then(|()| if is_file { fs::write(&path, b"") } else { Ok(()) });
+    made.map_err(|error| (path, error))
+}

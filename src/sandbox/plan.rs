@@ -1,0 +1,249 @@
+//! The plan of one launch: everything that can be refused, refused before
+//! clone3(2). Paths are opened, filters compiled, strings made.
+//!
+//! A plan has three parts, for a launch has: **prepare** depends on image and
+//! profile only, **bind** on what the sandbox is for, **release** executes.
+//! A cold launch does the three in a row. The first mounts of the spec, as many
+//! as the annotation [`PREPARED_MOUNTS`] says, belong to prepare.
+
+use std::collections::HashSet;
+use std::ffi::{CString, NulError};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use nix::errno::Errno;
+use nix::sys::resource::Resource;
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Mount, PosixRlimitType, Process, Spec};
+use seccompiler::BpfProgram;
+
+use super::landlock::{Rules, Use};
+use super::mounts::{self, Tree};
+use super::step::{Step, StepError};
+use crate::sys;
+
+/// How many of the spec's mounts depend on image and profile only.
+pub const PREPARED_MOUNTS: &str = "howdah.prepared-mounts";
+/// "on" or "off": whether Landlock restricts the file system to what the mounts are for.
+pub const LANDLOCK: &str = "howdah.landlock";
+
+/// Depends on image and profile.
+pub(super) struct Prepare {
+    /// `CLONE_NEW*` bits, without CLONE_NEWCGROUP, which comes after birth.
+    pub(super) namespaces: u64,
+    /// Whether the child makes its own cgroup namespace.
+    pub(super) cgroup_namespace: bool,
+    /// The root, a detached tree.
+    pub(super) root: OwnedFd,
+    /// Image, devices, private file systems.
+    pub(super) trees: Vec<Tree>,
+    /// Hidden: a directory under an empty one, a file under /dev/null.
+    pub(super) masked: Vec<PathBuf>,
+    /// Read-only although their mount is not.
+    pub(super) readonly: Vec<PathBuf>,
+    /// `None`: the profile switched Landlock off.
+    pub(super) landlock: Option<Rules>,
+    /// Empty: the profile switched seccomp off.
+    pub(super) seccomp: Rc<[BpfProgram]>,
+    /// Whether no_new_privs is set.
+    pub(super) no_new_privs: bool,
+    /// Capabilities that stay; none but in a profile that weakens.
+    pub(super) capabilities: HashSet<caps::Capability>,
+}
+
+/// Depends on what the sandbox is for.
+pub(super) struct Bind {
+    /// Its own mounts.
+    pub(super) trees: Vec<Tree>,
+    /// Its host name.
+    pub(super) hostname: String,
+    /// Its limits: name, resource, soft, hard.
+    pub(super) rlimits: Vec<(PosixRlimitType, Resource, u64, u64)>,
+    /// Who it is.
+    pub(super) identity: Identity,
+}
+
+/// The one user and group of the sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Identity {
+    /// The uid inside.
+    pub(super) uid: u32,
+    /// The gid inside.
+    pub(super) gid: u32,
+    /// "INSIDE HOST 1" for uid_map and gid_map; `None` without a user namespace.
+    pub(super) maps: Option<(String, String)>,
+    /// Whether setgroups(2) is allowed; it is not below an unprivileged user namespace (user_namespaces(7)).
+    pub(super) may_set_groups: bool,
+}
+
+/// The program.
+pub(super) struct Release {
+    pub(super) argv: Vec<CString>,
+    pub(super) envp: Vec<CString>,
+    pub(super) cwd: PathBuf,
+    /// Descriptors 0, 1, 2 and on, in order.
+    pub(super) descriptors: Vec<OwnedFd>,
+}
+
+/// One launch, ready.
+pub struct Plan {
+    pub(super) prepare: Prepare,
+    pub(super) bind: Bind,
+    pub(super) release: Release,
+}
+
+impl Plan {
+    /// Makes the plan of `spec`. `descriptors` become 0, 1, 2 and on in the
+    /// sandbox; `seccomp` is the spec's filter, compiled.
+    ///
+    /// # Errors
+    /// The step that could not be done and on what, as the child would report it.
+    pub fn new(spec: &Spec, seccomp: Rc<[BpfProgram]>, descriptors: Vec<OwnedFd>) -> Result<Self, StepError> {
+        let missing =
+            |what: &str| StepError::new(Step::Clone, format!("(the spec has no {what})"), Errno::EINVAL);
+        let linux = spec.linux().as_ref().ok_or_else(|| missing("linux"))?;
+        let process = spec.process().as_ref().ok_or_else(|| missing("process"))?;
+        let root = spec.root().as_ref().ok_or_else(|| missing("root"))?;
+        let mounts = spec.mounts().as_deref().unwrap_or_default();
+        let prepared = annotation(spec, PREPARED_MOUNTS).and_then(|n| n.parse().ok()).unwrap_or(0);
+        let (image, own) = mounts.split_at(mounts.len().min(prepared));
+        let namespaces = namespaces(linux);
+        let mut trees = image.iter().map(mounts::prepare).collect::<Result<Vec<_>, _>>()?;
+        trees.extend(devices()?);
+        let prepare = Prepare {
+            namespaces: namespaces & !(libc::CLONE_NEWCGROUP as u64),
+            cgroup_namespace: namespaces & libc::CLONE_NEWCGROUP as u64 != 0,
+            root: mounts::bind(
+                root.path(),
+                sys::attr::RDONLY | sys::attr::NOSUID | sys::attr::NODEV,
+                false,
+                &format!("{} on /", root.path().display()),
+            )?,
+            trees,
+            masked: paths(linux.masked_paths().as_deref()),
+            readonly: paths(linux.readonly_paths().as_deref()),
+            landlock: (annotation(spec, LANDLOCK) != Some("off")).then(|| rules(mounts)),
+            seccomp,
+            no_new_privs: process.no_new_privileges().unwrap_or(false),
+            capabilities: kept_capabilities(process)?,
+        };
+        let bind = Bind {
+            trees: own.iter().map(mounts::prepare).collect::<Result<_, _>>()?,
+            hostname: spec.hostname().clone().unwrap_or_default(),
+            rlimits: rlimits(process)?,
+            identity: identity(process, linux, namespaces),
+        };
+        Ok(Self { prepare, bind, release: release(process, descriptors)? })
+    }
+}
+
+fn annotation<'a>(spec: &'a Spec, key: &str) -> Option<&'a str> {
+    spec.annotations().as_ref()?.get(key).map(String::as_str)
+}
+
+fn paths(list: Option<&[String]>) -> Vec<PathBuf> {
+    list.unwrap_or_default().iter().map(PathBuf::from).collect()
+}
+
+/// The `CLONE_NEW*` bits of the spec's namespaces.
+fn namespaces(linux: &Linux) -> u64 {
+    let bits = |kind| match kind {
+        LinuxNamespaceType::Mount => libc::CLONE_NEWNS,
+        LinuxNamespaceType::Cgroup => libc::CLONE_NEWCGROUP,
+        LinuxNamespaceType::Uts => libc::CLONE_NEWUTS,
+        LinuxNamespaceType::Ipc => libc::CLONE_NEWIPC,
+        LinuxNamespaceType::User => libc::CLONE_NEWUSER,
+        LinuxNamespaceType::Pid => libc::CLONE_NEWPID,
+        LinuxNamespaceType::Network => libc::CLONE_NEWNET,
+        LinuxNamespaceType::Time => 0,
+    };
+    linux.namespaces().iter().flatten().fold(0, |all, namespace| all | bits(namespace.typ()) as u64)
+}
+
+/// The host's harmless devices, each bound on its name: a user namespace may not make device nodes.
+fn devices() -> Result<Vec<Tree>, StepError> {
+    let one = |name: &&str| {
+        let path = Path::new("/dev").join(name);
+        let words = format!("{} on {0}", path.display());
+        let tree = mounts::bind(&path, sys::attr::NOSUID | sys::attr::NOEXEC, false, &words)?;
+        Ok(Tree { words, target: Path::new("dev").join(name), source: mounts::Source::Detached(tree) })
+    };
+    mounts::DEVICES.iter().map(one).collect()
+}
+
+/// What Landlock allows: each mount for what its options say it is for, and
+/// reading of the root's own few files.
+fn rules(mounts: &[Mount]) -> Rules {
+    let mut rules = vec![(PathBuf::from("/"), Use::Read)];
+    for mount in mounts {
+        let has = |word: &str| mount.options().iter().flatten().any(|option| option == word);
+        let purpose = match (has("ro"), has("noexec")) {
+            (true, true) => Use::Read,
+            (true, false) => Use::Execute,
+            (false, true) => Use::Write,
+            (false, false) => Use::WriteExecute,
+        };
+        let purpose = if mount.typ().as_deref() == Some("proc") { Use::Read } else { purpose };
+        rules.push((mount.destination().clone(), purpose));
+    }
+    rules.extend(mounts::DEVICES.iter().map(|name| (Path::new("/dev").join(name), Use::Device)));
+    Rules(rules)
+}
+
+fn kept_capabilities(process: &Process) -> Result<HashSet<caps::Capability>, StepError> {
+    let Some(sets) = process.capabilities() else { return Ok(HashSet::new()) };
+    let parse = |name: &oci_spec::runtime::Capability| {
+        let name = format!("CAP_{name}");
+        name.parse().map_err(|_| StepError::new(Step::DropCapabilities, name, Errno::EINVAL))
+    };
+    sets.bounding().iter().flatten().map(parse).collect()
+}
+
+fn identity(process: &Process, linux: &Linux, namespaces: u64) -> Identity {
+    let line = |maps: &Option<Vec<LinuxIdMapping>>| {
+        let maps = maps.iter().flatten();
+        maps.map(|map| format!("{} {} {}\n", map.container_id(), map.host_id(), map.size()))
+            .collect::<String>()
+    };
+    let user = namespaces & libc::CLONE_NEWUSER as u64 != 0;
+    let denied = std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim() == "deny");
+    Identity {
+        uid: process.user().uid(),
+        gid: process.user().gid(),
+        maps: user.then(|| (line(linux.uid_mappings()), line(linux.gid_mappings()))),
+        may_set_groups: !denied,
+    }
+}
+
+fn rlimits(process: &Process) -> Result<Vec<(PosixRlimitType, Resource, u64, u64)>, StepError> {
+    let resource = |typ| match typ {
+        PosixRlimitType::RlimitCpu => Some(Resource::RLIMIT_CPU),
+        PosixRlimitType::RlimitFsize => Some(Resource::RLIMIT_FSIZE),
+        PosixRlimitType::RlimitCore => Some(Resource::RLIMIT_CORE),
+        PosixRlimitType::RlimitNproc => Some(Resource::RLIMIT_NPROC),
+        PosixRlimitType::RlimitNofile => Some(Resource::RLIMIT_NOFILE),
+        PosixRlimitType::RlimitMemlock => Some(Resource::RLIMIT_MEMLOCK),
+        PosixRlimitType::RlimitMsgqueue => Some(Resource::RLIMIT_MSGQUEUE),
+        _ => None,
+    };
+    let one = |limit: &oci_spec::runtime::PosixRlimit| {
+        let typ = limit.typ();
+        let known =
+            resource(typ).ok_or_else(|| StepError::new(Step::SetLimit, format!("{typ:?}"), Errno::EINVAL))?;
+        Ok((typ, known, limit.soft(), limit.hard()))
+    };
+    process.rlimits().iter().flatten().map(one).collect()
+}
+
+fn release(process: &Process, descriptors: Vec<OwnedFd>) -> Result<Release, StepError> {
+    let strings = |list: &Option<Vec<String>>| {
+        list.iter().flatten().map(|word| CString::new(word.as_str())).collect::<Result<Vec<_>, NulError>>()
+    };
+    let refuse = |_| StepError::new(Step::Execute, "(an argument contains a NUL)", Errno::EINVAL);
+    let argv = strings(process.args()).map_err(refuse)?;
+    if argv.is_empty() {
+        return Err(StepError::new(Step::Execute, "(the spec has no args)", Errno::EINVAL));
+    }
+    let envp = strings(process.env()).map_err(refuse)?;
+    Ok(Release { argv, envp, cwd: process.cwd().clone(), descriptors })
+}
