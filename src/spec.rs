@@ -1,1 +1,245 @@
-//! (being written)
+//! Pool, profile and image, told as an OCI runtime spec: pure, and the middle
+//! of the way from a pool file to a running container. What OCI has no word
+//! for rides in annotations `howdah.*`.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use oci_spec::OciSpecError;
+use oci_spec::runtime::{
+    Linux, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace,
+    LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResourcesBuilder, Mount, MountBuilder, PosixRlimit,
+    PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder,
+    UserBuilder,
+};
+
+use crate::config::pool::{Access, Limits, Network, Pool};
+use crate::config::profile::{Namespace, Proc, Profile};
+use crate::config::types::Bytes;
+use crate::image::Layout;
+
+/// How many of the mounts depend on image and profile only; they come first.
+pub const PREPARED_MOUNTS: &str = "howdah.prepared-mounts";
+/// "on" or "off".
+pub const LANDLOCK: &str = "howdah.landlock";
+/// "off": descriptors that howdah did not place stay open; only to show in a test what closing them is for.
+pub const CLOSE_DESCRIPTORS: &str = "howdah.close-descriptors";
+/// The limits that the pool file asks for: without their controller the pool does not start.
+pub const DEMANDED_LIMITS: &str = "howdah.demanded-limits";
+/// Where the pool listens, separated by spaces.
+pub const LISTEN: &str = "howdah.listen";
+
+/// What to make a spec of.
+#[derive(Debug)]
+pub struct Input<'a> {
+    /// The pool.
+    pub pool: &'a Pool,
+    /// Its profile, loaded.
+    pub profile: &'a Profile,
+    /// Its image's parts.
+    pub layout: &'a Layout,
+    /// The directory that is its root: howdah's, small, read-only inside.
+    pub rootfs: &'a Path,
+    /// Directories of its own that outlive a generation: the host's path and the path inside.
+    pub state: &'a [(PathBuf, PathBuf)],
+    /// The program, its path first.
+    pub args: Vec<String>,
+    /// Its environment, "KEY=value".
+    pub env: Vec<String>,
+}
+
+/// The spec of one generation.
+///
+/// # Errors
+/// The builder's, for a value that the runtime spec does not allow.
+pub fn build(input: &Input<'_>) -> Result<Spec, OciSpecError> {
+    let (mounts, prepared) = mounts(input)?;
+    let pool = input.pool;
+    let annotations = HashMap::from([
+        (PREPARED_MOUNTS.to_owned(), prepared.to_string()),
+        (LANDLOCK.to_owned(), on_off(input.profile.landlock)),
+        (CLOSE_DESCRIPTORS.to_owned(), on_off(input.profile.close_descriptors)),
+        (DEMANDED_LIMITS.to_owned(), demanded(&pool.limits).join(" ")),
+        (LISTEN.to_owned(), pool.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")),
+    ]);
+    SpecBuilder::default()
+        .version("1.0.2")
+        .root(RootBuilder::default().path(input.rootfs).readonly(true).build()?)
+        .mounts(mounts)
+        .process(process(input)?)
+        .hostname(pool.name.as_str())
+        .linux(linux(input)?)
+        .annotations(annotations)
+        .build()
+}
+
+fn on_off(on: bool) -> String {
+    if on { "on" } else { "off" }.to_owned()
+}
+
+/// The mounts, and how many of them belong to image and profile.
+fn mounts(input: &Input<'_>) -> Result<(Vec<Mount>, usize), OciSpecError> {
+    let pool = input.pool;
+    let tmp = pool.limits.tmp.or(input.profile.limits.tmp).unwrap_or(Bytes::new(64 << 20)).get();
+    let mut mounts = Vec::new();
+    for share in &input.layout.shares {
+        let mut options = vec!["rbind", "ro", "nosuid", "nodev"];
+        options.extend((!share.executable).then_some("noexec"));
+        mounts.push(mount("bind", &share.source, &share.target, &options)?);
+    }
+    let private = ["rw", "nosuid", "nodev", "noexec"];
+    let size = format!("size={tmp}");
+    for (target, mode) in [("/tmp", "mode=1777"), ("/run", "mode=755"), ("/dev/shm", "mode=1777")] {
+        let (uid, gid) = (format!("uid={}", pool.user.uid), format!("gid={}", pool.user.gid));
+        let options = [&private[..], &[mode, &size, &uid, &gid]].concat();
+        mounts.push(mount("tmpfs", Path::new("tmpfs"), Path::new(target), &options)?);
+    }
+    let mut proc = vec!["nosuid", "nodev", "noexec"];
+    proc.extend((input.profile.proc == Proc::Pid).then_some("subset=pid"));
+    mounts.push(mount("proc", Path::new("proc"), Path::new("/proc"), &proc)?);
+    let prepared = mounts.len();
+    let bound = [&["rbind"], &private[..]].concat();
+    for (source, target) in input.state {
+        mounts.push(mount("bind", source, target, &bound)?);
+    }
+    for asked in &pool.mounts {
+        let options = match asked.access {
+            Access::ReadOnly => vec!["rbind", "ro", "nosuid", "nodev"],
+            Access::ReadWrite => bound.clone(),
+        };
+        mounts.push(mount("bind", asked.source.as_path(), asked.target.as_path(), &options)?);
+    }
+    Ok((mounts, prepared))
+}
+
+fn mount(kind: &str, source: &Path, target: &Path, options: &[&str]) -> Result<Mount, OciSpecError> {
+    let options: Vec<String> = options.iter().map(|word| (*word).to_owned()).collect();
+    MountBuilder::default().typ(kind).source(source).destination(target).options(options).build()
+}
+
+fn process(input: &Input<'_>) -> Result<Process, OciSpecError> {
+    let account = &input.pool.user;
+    let kept: HashSet<_> = input
+        .profile
+        .capabilities
+        .iter()
+        .filter_map(|capability| capability.to_string().trim_start_matches("CAP_").parse().ok())
+        .collect();
+    let sets = LinuxCapabilitiesBuilder::default()
+        .bounding(kept.clone())
+        .effective(kept.clone())
+        .permitted(kept.clone())
+        .inheritable(kept.clone())
+        .ambient(kept)
+        .build()?;
+    ProcessBuilder::default()
+        .terminal(false)
+        .user(UserBuilder::default().uid(account.uid).gid(account.gid).build()?)
+        .args(input.args.clone())
+        .env(input.env.clone())
+        .cwd("/")
+        .capabilities(sets)
+        .rlimits(rlimits(&input.pool.limits, &input.profile.limits)?)
+        .no_new_privileges(input.profile.no_new_privs)
+        .build()
+}
+
+/// Limits that need no controller. `tasks` is here as well as in pids.max: in a
+/// user namespace RLIMIT_NPROC counts the pool's processes only (Linux 5.14), so
+/// that it holds where there is no pids controller.
+fn rlimits(asked: &Limits, defaults: &Limits) -> Result<Vec<PosixRlimit>, OciSpecError> {
+    let one = |typ, value: u64| PosixRlimitBuilder::default().typ(typ).hard(value).soft(value).build();
+    let mut all = vec![one(PosixRlimitType::RlimitCore, 0)?];
+    if let Some(files) = asked.open_files.or(defaults.open_files) {
+        all.push(one(PosixRlimitType::RlimitNofile, files)?);
+    }
+    if let Some(tasks) = asked.tasks.or(defaults.tasks) {
+        all.push(one(PosixRlimitType::RlimitNproc, tasks)?);
+    }
+    Ok(all)
+}
+
+fn linux(input: &Input<'_>) -> Result<Linux, OciSpecError> {
+    let (pool, profile) = (input.pool, input.profile);
+    let mut linux = LinuxBuilder::default()
+        .namespaces(namespaces(pool, profile)?)
+        .resources(LinuxResourcesBuilder::default().unified(unified(&pool.limits, &profile.limits)).build()?)
+        .cgroups_path(Path::new("/howdah").join(pool.name.as_str()))
+        .rootfs_propagation("private");
+    if profile.namespaces.contains(&Namespace::User) {
+        linux =
+            linux.uid_mappings(vec![identity(pool.user.uid)?]).gid_mappings(vec![identity(pool.user.gid)?]);
+    }
+    if let Some(filter) = &profile.seccomp {
+        linux = linux.seccomp(filter.clone());
+    }
+    if profile.proc == Proc::Full {
+        let list = |paths: &[crate::config::types::AbsPath]| {
+            paths.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        linux = linux.masked_paths(list(&profile.masked_paths)).readonly_paths(list(&profile.readonly_paths));
+    } else {
+        linux = linux.masked_paths(Vec::<String>::new()).readonly_paths(Vec::<String>::new());
+    }
+    linux.build()
+}
+
+/// One id, the same inside as outside.
+fn identity(id: u32) -> Result<LinuxIdMapping, OciSpecError> {
+    LinuxIdMappingBuilder::default().host_id(id).container_id(id).size(1u32).build()
+}
+
+fn namespaces(pool: &Pool, profile: &Profile) -> Result<Vec<LinuxNamespace>, OciSpecError> {
+    let wanted = profile
+        .namespaces
+        .iter()
+        .filter(|kind| !(**kind == Namespace::Network && pool.network == Network::Host));
+    wanted
+        .map(|kind| {
+            let typ = match kind {
+                Namespace::User => LinuxNamespaceType::User,
+                Namespace::Mount => LinuxNamespaceType::Mount,
+                Namespace::Pid => LinuxNamespaceType::Pid,
+                Namespace::Network => LinuxNamespaceType::Network,
+                Namespace::Ipc => LinuxNamespaceType::Ipc,
+                Namespace::Uts => LinuxNamespaceType::Uts,
+                Namespace::Cgroup => LinuxNamespaceType::Cgroup,
+            };
+            LinuxNamespaceBuilder::default().typ(typ).build()
+        })
+        .collect()
+}
+
+/// The limits as cgroup v2 files and values, asked for or by default.
+pub fn unified(asked: &Limits, defaults: &Limits) -> HashMap<String, String> {
+    let bytes = |one: Option<Bytes>, other: Option<Bytes>| one.or(other).map(|bytes| bytes.get().to_string());
+    let number = |one: Option<u64>, other: Option<u64>| one.or(other).map(|number| number.to_string());
+    let cores = |cores: f64| format!("{} 100000", (cores * 100_000.0).round().max(1_000.0) as u64);
+    let mut files = HashMap::new();
+    let mut put = |key: &str, value: Option<String>| value.map(|value| files.insert(key.to_owned(), value));
+    let memory = bytes(asked.memory, defaults.memory);
+    // All of a pool ends when one of it does: half a php-fpm serves nobody.
+    put("memory.oom.group", memory.as_ref().map(|_| "1".to_owned()));
+    put("memory.max", memory);
+    put("memory.swap.max", bytes(asked.swap, defaults.swap));
+    put("pids.max", number(asked.tasks, defaults.tasks));
+    put("cpu.max", asked.cpu.or(defaults.cpu).map(cores));
+    put("cpu.weight", number(asked.cpu_weight, defaults.cpu_weight));
+    put("io.weight", number(asked.io_weight, defaults.io_weight));
+    files
+}
+
+/// The cgroup v2 files of the limits that the pool file asks for.
+pub fn demanded(asked: &Limits) -> Vec<&'static str> {
+    [
+        ("memory.max", asked.memory.is_some()),
+        ("memory.swap.max", asked.swap.is_some()),
+        ("pids.max", asked.tasks.is_some()),
+        ("cpu.max", asked.cpu.is_some()),
+        ("cpu.weight", asked.cpu_weight.is_some()),
+        ("io.weight", asked.io_weight.is_some()),
+    ]
+    .into_iter()
+    .filter_map(|(key, asked)| asked.then_some(key))
+    .collect()
+}

@@ -39,6 +39,10 @@ pub enum ClientError {}
 
 /// Sends `request` over the connected socket `stream` and waits for the whole response, at most `timeout`.
 /// (A descriptor, not Read + Write: it polls both directions, so that no size of body deadlocks.)
-pub fn exchange(_stream: &impl AsFd, _request: &Request, _timeout: Duration) -> Result<Response, ClientError> {
+pub fn exchange(
+    _stream: &impl AsFd,
+    _request: &Request,
+    _timeout: Duration,
+) -> Result<Response, ClientError> {
     todo!()
 }

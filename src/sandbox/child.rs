@@ -95,7 +95,7 @@ fn become_program(plan: &Plan, status: BorrowedFd<'_>, go: &OwnedFd) -> Result<I
     verify(plan)?;
     nix::unistd::chdir(&release.cwd).at(Step::Execute, format!("in {}", release.cwd.display()))?;
     // 16. Descriptors last but one: 0 to 2 and the sockets, all else closes on exec.
-    arrange_descriptors(&release.descriptors, status)?;
+    arrange_descriptors(&release.descriptors, status, release.close_others)?;
     // 17. The filter last: it forbids most of the above.
     if !prepare.seccomp.is_empty() {
         seccomp::apply(&prepare.seccomp)
@@ -251,7 +251,11 @@ fn verify(plan: &Plan) -> Result<(), StepError> {
 }
 
 /// Puts the plan's descriptors at 0, 1, 2 and on; everything above closes on exec.
-fn arrange_descriptors(descriptors: &[OwnedFd], status: BorrowedFd<'_>) -> Result<(), StepError> {
+fn arrange_descriptors(
+    descriptors: &[OwnedFd],
+    status: BorrowedFd<'_>,
+    close_others: bool,
+) -> Result<(), StepError> {
     let step = Step::ArrangeDescriptors;
     // First above all targets, then down: a descriptor may sit where another must go.
     let above = descriptors.len() as i32;
@@ -265,5 +269,5 @@ fn arrange_descriptors(descriptors: &[OwnedFd], status: BorrowedFd<'_>) -> Resul
     for (target, lifted) in lifted.into_iter().enumerate() {
         nix::unistd::dup2(lifted, target as i32).at(step, target.to_string())?;
     }
-    sys::close_range(above as u32, u32::MAX, true).at(step, "")
+    if close_others { sys::close_range(above as u32, u32::MAX, true).at(step, "") } else { Ok(()) }
 }

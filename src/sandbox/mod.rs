@@ -19,7 +19,7 @@ use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-pub use plan::{LANDLOCK, PREPARED_MOUNTS, Plan};
+pub use plan::Plan;
 use step::{At, Step, StepError};
 
 use crate::sys;

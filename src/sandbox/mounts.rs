@@ -21,6 +21,8 @@ pub(super) struct Tree {
     pub(super) words: String,
     /// Where, relative to the root.
     pub(super) target: PathBuf,
+    /// Whether it is a new tmpfs, empty and ours to make directories in.
+    pub(super) fresh: bool,
     /// The detached mount, or procfs, which only a process of the new pid namespace can make.
     pub(super) source: Source,
 }
@@ -108,7 +110,8 @@ pub(super) fn prepare(mount: &Mount) -> Result<Tree, StepError> {
         Some(_) => return Err(refused(Step::AttachMount, mount, Errno::ENODEV)),
     };
     let target = mount.destination().strip_prefix("/").unwrap_or(mount.destination()).to_owned();
-    Ok(Tree { words: words(mount), target, source })
+    let fresh = mount.typ().as_deref() == Some("tmpfs");
+    Ok(Tree { words: words(mount), target, fresh, source })
 }
 
 /// Attaches `tree` below `root`. No symlink is followed on the way: the root
@@ -136,6 +139,56 @@ pub(super) fn open_inside(root: BorrowedFd<'_>, path: &Path) -> nix::Result<Owne
     openat2(root.as_raw_fd(), path, how).map(sys::owned)
 }
 
+/// Makes the directories and files that later mounts of the spec need in the
+/// fresh tmpfs among `trees`: nobody else has seen these yet, so plain paths will do.
+pub(super) fn make_points_in_tmpfs(trees: &[Tree], mounts: &[Mount]) -> Result<(), StepError> {
+    for mount in mounts {
+        let target = mount.destination().strip_prefix("/").unwrap_or(mount.destination());
+        let above = trees.iter().filter(|tree| target.starts_with(&tree.target) && target != tree.target);
+        let Some(Tree { source: Source::Detached(tree), target: base, fresh: true, .. }) =
+            above.max_by_key(|tree| tree.target.components().count())
+        else {
+            continue;
+        };
+        let inside = target.strip_prefix(base).unwrap_or(target);
+        if open_inside(tree.as_fd(), inside).is_err() {
+            make_point(tree.as_fd(), inside, is_file(mount))
+                .map_err(|errno| refused(Step::AttachMount, mount, errno))?;
+        }
+    }
+    Ok(())
+}
+
+/// mkdirat(2) for each part of `path` below `root`; the last may be an empty file.
+fn make_point(root: BorrowedFd<'_>, path: &Path, is_file: bool) -> nix::Result<()> {
+    use nix::sys::stat::{Mode, mkdirat};
+    use std::os::fd::AsRawFd;
+    let (root, mut way) = (root.as_raw_fd(), PathBuf::new());
+    let mut parts = path.components().peekable();
+    while let Some(part) = parts.next() {
+        way.push(part);
+        let made = if is_file && parts.peek().is_none() {
+            let flags = OFlag::O_CREAT | OFlag::O_CLOEXEC;
+            nix::fcntl::openat(Some(root), &way, flags, Mode::from_bits_truncate(0o644))
+                .map(sys::owned)
+                .map(drop)
+        } else {
+            mkdirat(Some(root), &way, Mode::from_bits_truncate(0o755))
+        };
+        match made {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// Whether a mount is of a file rather than a directory.
+fn is_file(mount: &Mount) -> bool {
+    mount.typ().as_deref().is_none_or(|kind| kind == "bind")
+        && mount.source().as_deref().is_some_and(|source| !source.is_dir())
+}
+
 /// Makes in the root directory `rootfs` what the mounts of the spec are to be
 /// attached on: directories, or empty files for files. What lies below another
 /// mount must be there already.
@@ -149,9 +202,7 @@ pub fn make_mount_points(rootfs: &Path, mounts: &[Mount]) -> Result<(), (PathBuf
     for mount in mounts {
         let target = mount.destination();
         if !covered.iter().any(|above| target.starts_with(above)) {
-            let is_file = mount.typ().as_deref().is_none_or(|kind| kind == "bind")
-                && mount.source().as_deref().is_some_and(|source| source.is_file());
-            make_mount_point(rootfs, target, is_file)?;
+            make_mount_point(rootfs, target, is_file(mount))?;
         }
         covered.push(target);
     }

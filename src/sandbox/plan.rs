@@ -20,12 +20,8 @@ use seccompiler::BpfProgram;
 use super::landlock::{Rules, Use};
 use super::mounts::{self, Tree};
 use super::step::{Step, StepError};
+use crate::spec::{CLOSE_DESCRIPTORS, LANDLOCK, PREPARED_MOUNTS};
 use crate::sys;
-
-/// How many of the spec's mounts depend on image and profile only.
-pub const PREPARED_MOUNTS: &str = "howdah.prepared-mounts";
-/// "on" or "off": whether Landlock restricts the file system to what the mounts are for.
-pub const LANDLOCK: &str = "howdah.landlock";
 
 /// Depends on image and profile.
 pub(super) struct Prepare {
@@ -83,6 +79,8 @@ pub(super) struct Release {
     pub(super) cwd: PathBuf,
     /// Descriptors 0, 1, 2 and on, in order.
     pub(super) descriptors: Vec<OwnedFd>,
+    /// Whether all others close on exec.
+    pub(super) close_others: bool,
 }
 
 /// One launch, ready.
@@ -109,6 +107,7 @@ impl Plan {
         let (image, own) = mounts.split_at(mounts.len().min(prepared));
         let namespaces = namespaces(linux);
         let mut trees = image.iter().map(mounts::prepare).collect::<Result<Vec<_>, _>>()?;
+        mounts::make_points_in_tmpfs(&trees, mounts)?;
         trees.extend(devices()?);
         let prepare = Prepare {
             namespaces: namespaces & !(libc::CLONE_NEWCGROUP as u64),
@@ -133,7 +132,7 @@ impl Plan {
             rlimits: rlimits(process)?,
             identity: identity(process, linux, namespaces),
         };
-        Ok(Self { prepare, bind, release: release(process, descriptors)? })
+        Ok(Self { prepare, bind, release: release(spec, process, descriptors)? })
     }
 }
 
@@ -166,7 +165,8 @@ fn devices() -> Result<Vec<Tree>, StepError> {
         let path = Path::new("/dev").join(name);
         let words = format!("{} on {0}", path.display());
         let tree = mounts::bind(&path, sys::attr::NOSUID | sys::attr::NOEXEC, false, &words)?;
-        Ok(Tree { words, target: Path::new("dev").join(name), source: mounts::Source::Detached(tree) })
+        let target = Path::new("dev").join(name);
+        Ok(Tree { words, target, fresh: false, source: mounts::Source::Detached(tree) })
     };
     mounts::DEVICES.iter().map(one).collect()
 }
@@ -235,7 +235,7 @@ fn rlimits(process: &Process) -> Result<Vec<(PosixRlimitType, Resource, u64, u64
     process.rlimits().iter().flatten().map(one).collect()
 }
 
-fn release(process: &Process, descriptors: Vec<OwnedFd>) -> Result<Release, StepError> {
+fn release(spec: &Spec, process: &Process, descriptors: Vec<OwnedFd>) -> Result<Release, StepError> {
     let strings = |list: &Option<Vec<String>>| {
         list.iter().flatten().map(|word| CString::new(word.as_str())).collect::<Result<Vec<_>, NulError>>()
     };
@@ -245,5 +245,6 @@ fn release(process: &Process, descriptors: Vec<OwnedFd>) -> Result<Release, Step
         return Err(StepError::new(Step::Execute, "(the spec has no args)", Errno::EINVAL));
     }
     let envp = strings(process.env()).map_err(refuse)?;
-    Ok(Release { argv, envp, cwd: process.cwd().clone(), descriptors })
+    let close_others = annotation(spec, CLOSE_DESCRIPTORS) != Some("off");
+    Ok(Release { argv, envp, cwd: process.cwd().clone(), descriptors, close_others })
 }
