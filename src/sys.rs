@@ -319,3 +319,40 @@ pub fn has_xattr(path: &std::path::Path, name: &str) -> bool {
     // SAFETY: both are C strings that outlive the call; a null value of size 0 asks for the length only.
     unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) >= 0 }
 }
+
+// ---- sockets
+
+/// Attaches a classic BPF filter that keeps no byte of any packet
+/// (SO_ATTACH_FILTER, socket(7)): a TCP listener then drops every SYN, while
+/// connections that wait in its queue stay.
+pub fn drop_all_packets(socket: BorrowedFd<'_>) -> nix::Result<()> {
+    let mut nothing = libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 };
+    let program = libc::sock_fprog { len: 1, filter: &raw mut nothing };
+    // SAFETY: the kernel copies one instruction from `program`, which outlives the call.
+    let answer = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            size_of_val(&program) as libc::socklen_t,
+        )
+    };
+    Errno::result(answer).map(drop)
+}
+
+/// Sets IPV6_V6ONLY (ipv6(7)): an IPv6 address takes no IPv4 connections.
+pub fn set_v6_only(socket: BorrowedFd<'_>) -> nix::Result<()> {
+    let on: c_int = 1;
+    // SAFETY: the kernel reads one int, which outlives the call.
+    let answer = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IPV6,
+            libc::IPV6_V6ONLY,
+            (&raw const on).cast(),
+            size_of::<c_int>() as libc::socklen_t,
+        )
+    };
+    Errno::result(answer).map(drop)
+}

@@ -1,12 +1,14 @@
 //! Isolation profiles: which walls a pool has.
 //!
-//! A profile is a TOML file that says what is different from its base. The base
-//! of them all, `hosting`, is compiled in, and a pool without a word about it has
-//! that. Every wall can be taken down by a file of one's own, because a test that
-//! a wall holds proves nothing until the same attack succeeds without it.
+//! A profile is a TOML file that says what is different from its base; a list in
+//! it replaces the base's list. The base of them all, `hosting`, is compiled in,
+//! and a pool without a word about it has that. Every wall can be taken down by a
+//! file of one's own, because a test that a wall holds proves nothing until the
+//! same attack succeeds without it.
 //!
 //! This room knows nothing of pools and does not apply anything.
 
+mod layers;
 mod raw;
 mod seccomp_file;
 
@@ -131,14 +133,14 @@ pub enum ProfileError {
 /// The profile that `profile` means. A file of `directory` (`/etc/howdah/profiles`)
 /// goes before what is compiled in.
 pub fn load(profile: &ProfileRef, directory: &Path) -> Result<Profile, ProfileError> {
-    let mut layers = raw::Layers::new(directory);
+    let mut layers = layers::Layers::new(directory);
     layers.read(profile)?;
     layers.resolve()
 }
 
 /// The profile that is compiled in.
 pub fn hosting() -> Profile {
-    let mut layers = raw::Layers::new(Path::new(""));
+    let mut layers = layers::Layers::new(Path::new(""));
     layers.push_built_in();
     layers.resolve().expect("compiled in, and a test reads it")
 }
@@ -202,3 +204,6 @@ fn larger(ours: &Limits, hosting: &Limits) -> Vec<String> {
     .flatten()
     .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -187,6 +187,19 @@ pub fn parse_duration(text: &str) -> Result<Duration, Invalid> {
     Ok(total)
 }
 
+/// A span of time as [`parse_duration`] reads it: `"1m 30s"`, to the millisecond.
+pub fn duration_text(span: Duration) -> String {
+    let mut rest = span.as_millis();
+    let mut parts = Vec::new();
+    for (unit_ms, unit) in [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s"), (1, "ms")] {
+        if rest >= unit_ms {
+            parts.push(format!("{}{unit}", rest / unit_ms));
+            rest %= unit_ms;
+        }
+    }
+    if parts.is_empty() { "0s".into() } else { parts.join(" ") }
+}
+
 /// A span of time, or `"never"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
@@ -201,6 +214,15 @@ impl FromStr for Patience {
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
         if text == "never" { Ok(Self::Never) } else { parse_duration(text).map(Self::After) }
+    }
+}
+
+impl fmt::Display for Patience {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::After(span) => f.write_str(&duration_text(*span)),
+            Self::Never => f.write_str("never"),
+        }
     }
 }
 
@@ -225,13 +247,20 @@ impl FromStr for Listen {
                     "socket path {text} is {length} bytes long: the kernel takes at most 107 (unix(7))"
                 )));
             }
+            if path.as_path().file_name().is_none() {
+                return Err(Invalid(format!("{text:?} names no socket: write a path below a directory")));
+            }
             return Ok(Self::Unix(path));
         }
-        text.parse().map(Self::Tcp).map_err(|_| {
+        let address: SocketAddr = text.parse().map_err(|_| {
             Invalid(format!(
                 "{text:?} is no address: write an absolute path, \"127.0.0.1:9001\" or \"[::1]:9001\""
             ))
-        })
+        })?;
+        if address.port() == 0 {
+            return Err(Invalid(format!("{text:?} has port 0, another one at each start: write a port")));
+        }
+        Ok(Self::Tcp(address))
     }
 }
 
@@ -266,9 +295,15 @@ impl FromStr for Mode {
     fn from_str(text: &str) -> Result<Self, Invalid> {
         u32::from_str_radix(text, 8)
             .ok()
-            .filter(|bits| *bits <= 0o777 && !text.is_empty())
+            .filter(|bits| *bits <= 0o777 && !text.starts_with('+'))
             .map(Self)
             .ok_or_else(|| Invalid(format!("{text:?} is no mode: write it in octal, such as \"0660\"")))
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04o}", self.0)
     }
 }
 

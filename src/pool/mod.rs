@@ -1,1 +1,11 @@
-//! The life of pools.
+//! The life of pools: their sockets, their states, the supervisor's loop.
+
+pub mod activation;
+pub mod generation;
+pub mod machine;
+pub mod prepare;
+pub mod quiesce;
+pub mod record;
+pub mod refuse;
+pub mod slot;
+pub mod supervisor;

@@ -1,70 +1,63 @@
-//! A profile's file and its bases as they are written; nothing of this leaves
-//! the profile's room.
+//! One profile file as it is written; nothing of this leaves the profile's room.
 
-use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
-use oci_spec::runtime::LinuxSeccomp;
+use caps::Capability;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::super::pool::{Limits, ProfileRef};
-use super::super::types::{AbsPath, Bytes};
-use super::{Namespace, Proc, Profile, ProfileError, seccomp_file};
-
-const BUILT_IN: &str = include_str!("../../../profiles/hosting.toml");
-const BUILT_IN_NAME: &str = "hosting";
-const PLANNED: [&str; 3] = ["strict", "compat", "ci"];
+use super::super::types::Bytes;
+use super::ProfileError;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Raw {
-    base: Option<Spanned<String>>,
-    seccomp: Option<Spanned<String>>,
-    landlock: Option<bool>,
-    no_new_privs: Option<Spanned<bool>>,
-    capabilities: Option<Vec<Spanned<String>>>,
-    close_descriptors: Option<bool>,
-    share: Option<Vec<Spanned<String>>>,
-    proc: Option<Spanned<String>>,
-    masked_paths: Option<Vec<Spanned<String>>>,
-    readonly_paths: Option<Vec<Spanned<String>>>,
-    limits: Option<RawLimits>,
+pub(super) struct Raw {
+    pub(super) base: Option<Spanned<String>>,
+    pub(super) seccomp: Option<Spanned<String>>,
+    pub(super) landlock: Option<bool>,
+    pub(super) no_new_privs: Option<Spanned<bool>>,
+    pub(super) capabilities: Option<Vec<Spanned<String>>>,
+    pub(super) close_descriptors: Option<bool>,
+    pub(super) share: Option<Vec<Spanned<String>>>,
+    pub(super) proc: Option<Spanned<String>>,
+    pub(super) masked_paths: Option<Vec<Spanned<String>>>,
+    pub(super) readonly_paths: Option<Vec<Spanned<String>>>,
+    pub(super) limits: Option<RawLimits>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawLimits {
-    memory: Option<Spanned<Amount>>,
-    swap: Option<Spanned<Amount>>,
-    tasks: Option<Spanned<Amount>>,
-    cpu: Option<Spanned<f64>>,
-    cpu_weight: Option<Spanned<u64>>,
-    io_weight: Option<Spanned<u64>>,
-    open_files: Option<Spanned<Amount>>,
-    tmp: Option<Spanned<Amount>>,
+pub(super) struct RawLimits {
+    pub(super) memory: Option<Spanned<Amount>>,
+    pub(super) swap: Option<Spanned<Amount>>,
+    pub(super) tasks: Option<Spanned<Amount>>,
+    pub(super) cpu: Option<Spanned<f64>>,
+    pub(super) cpu_weight: Option<Spanned<u64>>,
+    pub(super) io_weight: Option<Spanned<u64>>,
+    pub(super) open_files: Option<Spanned<Amount>>,
+    pub(super) tmp: Option<Spanned<Amount>>,
 }
 
 /// A number, a size, or `"none"`.
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "a number, a size such as \"256M\", or \"none\"")]
-enum Amount {
+#[serde(untagged, expecting = "must be a number, a size such as \"256M\", or \"none\"")]
+pub(super) enum Amount {
     Number(u64),
     Word(String),
 }
 
 /// One file.
-struct Layer {
-    file: PathBuf,
-    text: String,
-    raw: Raw,
+pub(super) struct Layer {
+    pub(super) file: PathBuf,
+    pub(super) text: String,
+    pub(super) raw: Raw,
 }
 
 impl Layer {
-    fn parse(file: PathBuf, text: String) -> Result<Self, ProfileError> {
+    pub(super) fn parse(file: PathBuf, text: String) -> Result<Self, ProfileError> {
         match toml::from_str(&text) {
             Ok(raw) => Ok(Self { file, text, raw }),
             Err(error) => {
@@ -74,20 +67,35 @@ impl Layer {
         }
     }
 
-    fn error(&self, span: Range<usize>, reason: impl Display) -> ProfileError {
+    pub(super) fn error(&self, span: Range<usize>, reason: impl Display) -> ProfileError {
         let line = line_of(&self.text, span);
         ProfileError::Line { file: self.file.clone(), line, reason: reason.to_string() }
     }
 
-    fn word<T: FromStr<Err: Display>>(&self, word: &Spanned<String>) -> Result<T, ProfileError> {
+    pub(super) fn word<T: FromStr<Err: Display>>(&self, word: &Spanned<String>) -> Result<T, ProfileError> {
         word.get_ref().parse().map_err(|error: T::Err| self.error(word.span(), error))
     }
 
-    fn words<T: FromStr<Err: Display>>(&self, words: &[Spanned<String>]) -> Result<Vec<T>, ProfileError> {
+    pub(super) fn words<T: FromStr<Err: Display>>(
+        &self,
+        words: &[Spanned<String>],
+    ) -> Result<Vec<T>, ProfileError> {
         words.iter().map(|word| self.word(word)).collect()
     }
 
-    fn bytes(&self, amount: &Spanned<Amount>) -> Result<Option<Bytes>, ProfileError> {
+    pub(super) fn capabilities(&self, words: &[Spanned<String>]) -> Result<Vec<Capability>, ProfileError> {
+        let parse = |word: &Spanned<String>| {
+            let name = word.get_ref();
+            name.parse().map_err(|_| {
+                let reason =
+                    format!("{name:?} is no capability: write capabilities(7)'s names, such as \"CAP_KILL\"");
+                self.error(word.span(), reason)
+            })
+        };
+        words.iter().map(parse).collect()
+    }
+
+    pub(super) fn bytes(&self, amount: &Spanned<Amount>) -> Result<Option<Bytes>, ProfileError> {
         match amount.get_ref() {
             Amount::Number(number) => Ok(Some(Bytes::new(*number))),
             Amount::Word(word) if word == "none" => Ok(None),
@@ -95,7 +103,7 @@ impl Layer {
         }
     }
 
-    fn count(&self, amount: &Spanned<Amount>) -> Result<Option<u64>, ProfileError> {
+    pub(super) fn count(&self, amount: &Spanned<Amount>) -> Result<Option<u64>, ProfileError> {
         match amount.get_ref() {
             Amount::Number(number) if *number > 0 => Ok(Some(*number)),
             Amount::Word(word) if word == "none" => Ok(None),
@@ -103,215 +111,18 @@ impl Layer {
         }
     }
 
-    fn weight(&self, weight: &Spanned<u64>) -> Result<Option<u64>, ProfileError> {
+    pub(super) fn weight(&self, weight: &Spanned<u64>) -> Result<Option<u64>, ProfileError> {
         match *weight.get_ref() {
             weight @ 1..=10_000 => Ok(Some(weight)),
             other => Err(self.error(weight.span(), format!("{other} is no weight: write 1 to 10000"))),
         }
     }
 
-    fn cores(&self, cores: &Spanned<f64>) -> Result<Option<f64>, ProfileError> {
+    pub(super) fn cores(&self, cores: &Spanned<f64>) -> Result<Option<f64>, ProfileError> {
         match *cores.get_ref() {
             cores if cores.is_finite() && cores >= 0.01 => Ok(Some(cores)),
             other => Err(self.error(cores.span(), format!("{other} is no number of cores"))),
         }
-    }
-}
-
-/// A profile's file, its base's, and so on down to the built-in one.
-pub(super) struct Layers<'a> {
-    directory: &'a Path,
-    stack: Vec<Layer>,
-}
-
-impl<'a> Layers<'a> {
-    pub(super) fn new(directory: &'a Path) -> Self {
-        Self { directory, stack: Vec::new() }
-    }
-
-    /// Reads the file that `profile` means and, after it, its bases.
-    pub(super) fn read(&mut self, profile: &ProfileRef) -> Result<(), ProfileError> {
-        let mut next = profile.clone();
-        loop {
-            let file = match &next {
-                ProfileRef::File(path) => path.as_path().to_owned(),
-                ProfileRef::Named(name) => self.directory.join(format!("{name}.toml")),
-            };
-            let by_name = match &next {
-                ProfileRef::Named(name) => Some(name.as_ref()),
-                ProfileRef::File(_) => None,
-            };
-            if self.stack.iter().any(|layer| layer.file == file) {
-                // A file of the name hosting stands before the built-in one and builds on it.
-                if by_name == Some(BUILT_IN_NAME) {
-                    self.push_built_in();
-                    return Ok(());
-                }
-                return Err(self.about_base(format!("{} is its own base", file.display())));
-            }
-            match std::fs::read_to_string(&file) {
-                Ok(text) => self.stack.push(Layer::parse(file, text)?),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound && by_name.is_some() => {
-                    let name = by_name.unwrap_or_default();
-                    if name == BUILT_IN_NAME {
-                        self.push_built_in();
-                        return Ok(());
-                    }
-                    return Err(self.about_base(unknown(name, &file)));
-                }
-                Err(source) => return Err(ProfileError::Read { file, source }),
-            }
-            next = self.base_of_last()?;
-        }
-    }
-
-    /// Ends the stack with the built-in profile, which has no base.
-    pub(super) fn push_built_in(&mut self) {
-        let file = PathBuf::from("(built in)/hosting.toml");
-        self.stack.push(Layer::parse(file, BUILT_IN.to_owned()).expect("compiled in, and a test reads it"));
-    }
-
-    fn base_of_last(&self) -> Result<ProfileRef, ProfileError> {
-        let Some((layer, base)) =
-            self.stack.last().and_then(|layer| layer.raw.base.as_ref().map(|base| (layer, base)))
-        else {
-            return Ok(ProfileRef::Named(BUILT_IN_NAME.into()));
-        };
-        let name = base.get_ref();
-        if name.starts_with('/') {
-            return layer.word(base).map(ProfileRef::File);
-        }
-        if name.is_empty() || name.contains('/') || name.starts_with('.') {
-            let reason = format!("{name:?} is no profile: write a name or an absolute path");
-            return Err(layer.error(base.span(), reason));
-        }
-        Ok(ProfileRef::Named(name.as_str().into()))
-    }
-
-    /// An error about the base of the last layer; there is none where the pool's own word is wrong.
-    fn about_base(&self, reason: String) -> ProfileError {
-        match self.stack.last() {
-            Some(layer) => {
-                layer.error(layer.raw.base.as_ref().map_or(0..0, Spanned::span), format!("base: {reason}"))
-            }
-            None => ProfileError::Unknown(reason),
-        }
-    }
-
-    /// The first answer to `key`, asked from the profile down to its last base.
-    fn first<'l, T>(
-        &'l self,
-        key: impl Fn(&'l Raw) -> Option<&'l T>,
-    ) -> Result<(&'l Layer, &'l T), ProfileError> {
-        let found = self.stack.iter().find_map(|layer| key(&layer.raw).map(|value| (layer, value)));
-        found.ok_or_else(|| ProfileError::Unknown("the built-in profile lacks a key".into()))
-    }
-
-    /// One profile out of all layers.
-    pub(super) fn resolve(&self) -> Result<Profile, ProfileError> {
-        let top = &self.stack[0];
-        let (masks, masked) = self.first(|raw| raw.masked_paths.as_ref())?;
-        let (readers, readonly) = self.first(|raw| raw.readonly_paths.as_ref())?;
-        let (keeper, capabilities) = self.first(|raw| raw.capabilities.as_ref())?;
-        let seccomp = self.seccomp()?;
-        Ok(Profile {
-            name: top.file.file_stem().unwrap_or_default().to_string_lossy().into(),
-            base: top.raw.base.as_ref().map(|base| base.get_ref().as_str().into()),
-            landlock: *self.first(|raw| raw.landlock.as_ref())?.1,
-            no_new_privs: self.no_new_privs(seccomp.is_some())?,
-            seccomp,
-            capabilities: keeper.words(capabilities)?,
-            close_descriptors: *self.first(|raw| raw.close_descriptors.as_ref())?.1,
-            namespaces: self.namespaces()?,
-            proc: self.proc()?,
-            masked_paths: masks.words(masked)?,
-            readonly_paths: readers.words(readonly)?,
-            limits: self.limits()?,
-        })
-    }
-
-    fn seccomp(&self) -> Result<Option<LinuxSeccomp>, ProfileError> {
-        let (layer, word) = self.first(|raw| raw.seccomp.as_ref())?;
-        match word.get_ref().as_str() {
-            "off" => Ok(None),
-            "hosting" => Ok(Some(seccomp_file::hosting())),
-            path if path.starts_with('/') => {
-                let path: AbsPath = layer.word(word)?;
-                seccomp_file::read(path.as_path()).map(Some)
-            }
-            other => Err(layer.error(
-                word.span(),
-                format!(
-                    "{other:?} is no filter{}: write \"hosting\", \"off\" or an absolute path",
-                    near(other, ["hosting", "off"])
-                ),
-            )),
-        }
-    }
-
-    fn no_new_privs(&self, filtered: bool) -> Result<bool, ProfileError> {
-        let (layer, word) = self.first(|raw| raw.no_new_privs.as_ref())?;
-        if !*word.get_ref() && filtered {
-            let reason = "no_new_privs = false needs seccomp = \"off\": the kernel takes a filter \
-                          of an unprivileged process only with it (seccomp(2))";
-            return Err(layer.error(word.span(), reason));
-        }
-        Ok(*word.get_ref())
-    }
-
-    fn namespaces(&self) -> Result<BTreeSet<Namespace>, ProfileError> {
-        let (layer, shared) = self.first(|raw| raw.share.as_ref())?;
-        let mut own = BTreeSet::from(Namespace::ALL);
-        for word in shared {
-            let Some(namespace) = Namespace::ALL.into_iter().find(|n| n.as_str() == word.get_ref()) else {
-                let near = near(word.get_ref(), Namespace::ALL.map(Namespace::as_str));
-                return Err(layer.error(word.span(), format!("{:?} is no namespace{near}", word.get_ref())));
-            };
-            own.remove(&namespace);
-        }
-        Ok(own)
-    }
-
-    fn proc(&self) -> Result<Proc, ProfileError> {
-        let (layer, word) = self.first(|raw| raw.proc.as_ref())?;
-        match word.get_ref().as_str() {
-            "pid" => Ok(Proc::Pid),
-            "full" => Ok(Proc::Full),
-            other => Err(layer.error(word.span(), format!("{other:?} is neither \"pid\" nor \"full\""))),
-        }
-    }
-
-    fn limits(&self) -> Result<Limits, ProfileError> {
-        Ok(Limits {
-            memory: self.limit(|limits| limits.memory.as_ref(), Layer::bytes)?,
-            swap: self.limit(|limits| limits.swap.as_ref(), Layer::bytes)?,
-            tasks: self.limit(|limits| limits.tasks.as_ref(), Layer::count)?,
-            cpu: self.limit(|limits| limits.cpu.as_ref(), Layer::cores)?,
-            cpu_weight: self.limit(|limits| limits.cpu_weight.as_ref(), Layer::weight)?,
-            io_weight: self.limit(|limits| limits.io_weight.as_ref(), Layer::weight)?,
-            open_files: self.limit(|limits| limits.open_files.as_ref(), Layer::count)?,
-            tmp: self.limit(|limits| limits.tmp.as_ref(), Layer::bytes)?,
-        })
-    }
-
-    fn limit<'l, R: 'l, T>(
-        &'l self,
-        key: impl Fn(&'l RawLimits) -> Option<&'l R>,
-        value: impl Fn(&'l Layer, &'l R) -> Result<Option<T>, ProfileError>,
-    ) -> Result<Option<T>, ProfileError> {
-        match self.first(|raw| raw.limits.as_ref().and_then(&key)) {
-            Ok((layer, raw)) => value(layer, raw),
-            Err(_) => Ok(None),
-        }
-    }
-}
-
-fn unknown(name: &str, file: &Path) -> String {
-    if PLANNED.contains(&name) {
-        format!("profile {name:?} is not in this version: use \"hosting\", or write {}", file.display())
-    } else {
-        let near = near(name, [BUILT_IN_NAME]);
-        format!("unknown profile {name:?}{near}: there is no {}", file.display())
     }
 }
 
@@ -327,7 +138,7 @@ fn reason(message: &str) -> String {
 }
 
 /// `: did you mean "WORD"?`, where one of `words` is near to `word`.
-fn near<'w>(word: &str, words: impl IntoIterator<Item = &'w str>) -> String {
+pub(super) fn near<'w>(word: &str, words: impl IntoIterator<Item = &'w str>) -> String {
     let scored = words.into_iter().map(|other| (strsim::damerau_levenshtein(word, other), other));
     match scored.min() {
         Some((distance, other)) if distance <= 1 + other.len() / 4 => format!(": did you mean \"{other}\"?"),

@@ -1,0 +1,213 @@
+//! A profile's file and its bases: found, and made one profile.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::LinuxSeccomp;
+use toml::Spanned;
+
+use super::super::pool::{Limits, ProfileRef};
+use super::super::types::AbsPath;
+use super::raw::{Layer, Raw, RawLimits, near};
+use super::{Namespace, Proc, Profile, ProfileError, seccomp_file};
+
+const BUILT_IN: &str = include_str!("../../../profiles/hosting.toml");
+const BUILT_IN_NAME: &str = "hosting";
+const PLANNED: [&str; 3] = ["strict", "compat", "ci"];
+
+/// A profile's file, its base's, and so on down to the built-in one.
+pub(super) struct Layers<'a> {
+    directory: &'a Path,
+    stack: Vec<Layer>,
+}
+
+impl<'a> Layers<'a> {
+    pub(super) fn new(directory: &'a Path) -> Self {
+        Self { directory, stack: Vec::new() }
+    }
+
+    /// Reads the file that `profile` means and, after it, its bases.
+    pub(super) fn read(&mut self, profile: &ProfileRef) -> Result<(), ProfileError> {
+        let mut next = profile.clone();
+        loop {
+            let file = match &next {
+                ProfileRef::File(path) => path.as_path().to_owned(),
+                ProfileRef::Named(name) => self.directory.join(format!("{name}.toml")),
+            };
+            let by_name = match &next {
+                ProfileRef::Named(name) => Some(name.as_ref()),
+                ProfileRef::File(_) => None,
+            };
+            if self.stack.iter().any(|layer| layer.file == file) {
+                // A file of the name hosting stands before the built-in one and builds on it.
+                if by_name == Some(BUILT_IN_NAME) {
+                    self.push_built_in();
+                    return Ok(());
+                }
+                return Err(self.about_base(format!("{} is its own base", file.display())));
+            }
+            match std::fs::read_to_string(&file) {
+                Ok(text) => self.stack.push(Layer::parse(file, text)?),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound && by_name.is_some() => {
+                    let name = by_name.unwrap_or_default();
+                    if name == BUILT_IN_NAME {
+                        self.push_built_in();
+                        return Ok(());
+                    }
+                    return Err(self.about_base(unknown(name, &file)));
+                }
+                Err(source) => return Err(ProfileError::Read { file, source }),
+            }
+            next = self.base_of_last()?;
+        }
+    }
+
+    /// Ends the stack with the built-in profile, which has no base.
+    pub(super) fn push_built_in(&mut self) {
+        let file = PathBuf::from("(built in)/hosting.toml");
+        self.stack.push(Layer::parse(file, BUILT_IN.to_owned()).expect("compiled in, and a test reads it"));
+    }
+
+    fn base_of_last(&self) -> Result<ProfileRef, ProfileError> {
+        let Some((layer, base)) =
+            self.stack.last().and_then(|layer| layer.raw.base.as_ref().map(|base| (layer, base)))
+        else {
+            return Ok(ProfileRef::Named(BUILT_IN_NAME.into()));
+        };
+        let name = base.get_ref();
+        if name.starts_with('/') {
+            return layer.word(base).map(ProfileRef::File);
+        }
+        if name.is_empty() || name.contains('/') || name.starts_with('.') {
+            let reason = format!("{name:?} is no profile: write a name or an absolute path");
+            return Err(layer.error(base.span(), reason));
+        }
+        Ok(ProfileRef::Named(name.as_str().into()))
+    }
+
+    /// An error about the base of the last layer; there is none where the pool's own word is wrong.
+    fn about_base(&self, reason: String) -> ProfileError {
+        match self.stack.last() {
+            Some(layer) => {
+                layer.error(layer.raw.base.as_ref().map_or(0..0, Spanned::span), format!("base: {reason}"))
+            }
+            None => ProfileError::Unknown(reason),
+        }
+    }
+
+    /// The first answer to `key`, asked from the profile down to its last base.
+    fn first<'l, T>(
+        &'l self,
+        key: impl Fn(&'l Raw) -> Option<&'l T>,
+    ) -> Result<(&'l Layer, &'l T), ProfileError> {
+        let found = self.stack.iter().find_map(|layer| key(&layer.raw).map(|value| (layer, value)));
+        found.ok_or_else(|| ProfileError::Unknown("the built-in profile lacks a key".into()))
+    }
+
+    /// One profile out of all layers.
+    pub(super) fn resolve(&self) -> Result<Profile, ProfileError> {
+        let top = &self.stack[0];
+        let (masks, masked) = self.first(|raw| raw.masked_paths.as_ref())?;
+        let (readers, readonly) = self.first(|raw| raw.readonly_paths.as_ref())?;
+        let (keeper, capabilities) = self.first(|raw| raw.capabilities.as_ref())?;
+        let seccomp = self.seccomp()?;
+        Ok(Profile {
+            name: top.file.file_stem().unwrap_or_default().to_string_lossy().into(),
+            base: top.raw.base.as_ref().map(|base| base.get_ref().as_str().into()),
+            landlock: *self.first(|raw| raw.landlock.as_ref())?.1,
+            no_new_privs: self.no_new_privs(seccomp.is_some())?,
+            seccomp,
+            capabilities: keeper.capabilities(capabilities)?,
+            close_descriptors: *self.first(|raw| raw.close_descriptors.as_ref())?.1,
+            namespaces: self.namespaces()?,
+            proc: self.proc()?,
+            masked_paths: masks.words(masked)?,
+            readonly_paths: readers.words(readonly)?,
+            limits: self.limits()?,
+        })
+    }
+
+    fn seccomp(&self) -> Result<Option<LinuxSeccomp>, ProfileError> {
+        let (layer, word) = self.first(|raw| raw.seccomp.as_ref())?;
+        match word.get_ref().as_str() {
+            "off" => Ok(None),
+            "hosting" => Ok(Some(seccomp_file::hosting())),
+            path if path.starts_with('/') => {
+                let path: AbsPath = layer.word(word)?;
+                seccomp_file::read(path.as_path()).map(Some)
+            }
+            other => {
+                let reason =
+                    format!("{other:?} is no filter: write \"hosting\", \"off\" or an absolute path");
+                Err(layer.error(word.span(), reason))
+            }
+        }
+    }
+
+    fn no_new_privs(&self, filtered: bool) -> Result<bool, ProfileError> {
+        let (layer, word) = self.first(|raw| raw.no_new_privs.as_ref())?;
+        if !*word.get_ref() && filtered {
+            let reason = "no_new_privs = false needs seccomp = \"off\": the kernel takes a filter \
+                          of an unprivileged process only with it (seccomp(2))";
+            return Err(layer.error(word.span(), reason));
+        }
+        Ok(*word.get_ref())
+    }
+
+    fn namespaces(&self) -> Result<BTreeSet<Namespace>, ProfileError> {
+        let (layer, shared) = self.first(|raw| raw.share.as_ref())?;
+        let mut own = BTreeSet::from(Namespace::ALL);
+        for word in shared {
+            let Some(namespace) = Namespace::ALL.into_iter().find(|n| n.as_str() == word.get_ref()) else {
+                let near = near(word.get_ref(), Namespace::ALL.map(Namespace::as_str));
+                return Err(layer.error(word.span(), format!("{:?} is no namespace{near}", word.get_ref())));
+            };
+            own.remove(&namespace);
+        }
+        Ok(own)
+    }
+
+    fn proc(&self) -> Result<Proc, ProfileError> {
+        let (layer, word) = self.first(|raw| raw.proc.as_ref())?;
+        match word.get_ref().as_str() {
+            "pid" => Ok(Proc::Pid),
+            "full" => Ok(Proc::Full),
+            other => Err(layer.error(word.span(), format!("{other:?} is neither \"pid\" nor \"full\""))),
+        }
+    }
+
+    fn limits(&self) -> Result<Limits, ProfileError> {
+        Ok(Limits {
+            memory: self.limit(|limits| limits.memory.as_ref(), Layer::bytes)?,
+            swap: self.limit(|limits| limits.swap.as_ref(), Layer::bytes)?,
+            tasks: self.limit(|limits| limits.tasks.as_ref(), Layer::count)?,
+            cpu: self.limit(|limits| limits.cpu.as_ref(), Layer::cores)?,
+            cpu_weight: self.limit(|limits| limits.cpu_weight.as_ref(), Layer::weight)?,
+            io_weight: self.limit(|limits| limits.io_weight.as_ref(), Layer::weight)?,
+            open_files: self.limit(|limits| limits.open_files.as_ref(), Layer::count)?,
+            tmp: self.limit(|limits| limits.tmp.as_ref(), Layer::bytes)?,
+        })
+    }
+
+    fn limit<'l, R: 'l, T>(
+        &'l self,
+        key: impl Fn(&'l RawLimits) -> Option<&'l R>,
+        value: impl Fn(&'l Layer, &'l R) -> Result<Option<T>, ProfileError>,
+    ) -> Result<Option<T>, ProfileError> {
+        match self.first(|raw| raw.limits.as_ref().and_then(&key)) {
+            Ok((layer, raw)) => value(layer, raw),
+            Err(_) => Ok(None),
+        }
+    }
+}
+
+fn unknown(name: &str, file: &Path) -> String {
+    if PLANNED.contains(&name) {
+        format!("profile {name:?} is not in this version: use \"hosting\", or write {}", file.display())
+    } else {
+        match near(name, [BUILT_IN_NAME]).as_str() {
+            "" => format!("unknown profile {name:?}: there is no {}", file.display()),
+            near => format!("unknown profile {name:?}{near} There is no {}", file.display()),
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! What profile files mean, and the exact line that is printed where one means nothing.
+
+use std::path::Path;
+
+use caps::Capability;
+
+use super::super::pool::ProfileRef;
+use super::super::types::{AbsPath, Bytes};
+use super::{Namespace, Proc, Profile, hosting, load};
+
+fn named(name: &str) -> ProfileRef {
+    ProfileRef::Named(name.into())
+}
+
+/// Loads `files[0]` out of a directory with all `files`; an error with the directory as DIR.
+fn read(files: &[(&str, &str)]) -> Result<Profile, String> {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().display().to_string();
+    for (name, text) in files {
+        std::fs::write(directory.path().join(name), text.replace("DIR", &place)).unwrap();
+    }
+    let name = files[0].0.strip_suffix(".toml").unwrap();
+    load(&named(name), directory.path()).map_err(|error| error.to_string().replace(&place, "DIR"))
+}
+
+fn refused(text: &str) -> String {
+    read(&[("x.toml", text)]).unwrap_err()
+}
+
+#[test]
+fn hosting_has_every_wall() {
+    let profile = hosting();
+    assert_eq!(profile.name.as_ref(), "hosting");
+    assert_eq!(profile.base, None);
+    assert!(profile.seccomp.is_some());
+    assert!(profile.landlock && profile.no_new_privs && profile.close_descriptors);
+    assert!(profile.capabilities.is_empty());
+    assert!(Namespace::ALL.iter().all(|namespace| profile.namespaces.contains(namespace)));
+    assert_eq!(profile.proc, Proc::Pid);
+    assert_eq!(profile.limits.memory, Some(Bytes::new(512 << 20)));
+    assert_eq!(profile.limits.swap, Some(Bytes::new(0)));
+    assert_eq!(profile.limits.tasks, Some(128));
+    assert_eq!(profile.limits.open_files, Some(1024));
+    assert_eq!(profile.limits.tmp, Some(Bytes::new(64 << 20)));
+    assert_eq!(profile.limits.cpu, None);
+    assert_eq!(profile.weakened(), [""; 0]);
+    assert_eq!(load(&named("hosting"), Path::new("/nonexistent")).unwrap(), profile);
+}
+
+#[test]
+fn a_file_says_only_what_is_different() {
+    let profile = read(&[("x.toml", "landlock = false\n[limits]\ncpu = 0.5\nmemory = \"1G\"")]).unwrap();
+    let mut expected = hosting();
+    expected.name = "x".into();
+    expected.landlock = false;
+    expected.limits.cpu = Some(0.5);
+    expected.limits.memory = Some(Bytes::new(1 << 30));
+    assert_eq!(profile, expected);
+    assert_eq!(profile.weakened(), ["landlock is off", "limits.memory is 1G, above 512M"]);
+}
+
+#[test]
+fn bases_are_followed_and_the_nearest_answer_counts() {
+    let profile = read(&[
+        ("c.toml", "base = \"b\"\nshare = []\n"),
+        ("b.toml", "base = \"DIR/a.toml\"\nshare = [\"ipc\"]\nproc = \"full\"\n[limits]\ntasks = 5"),
+        ("a.toml", "base = \"hosting\"\nproc = \"pid\"\ncapabilities = [\"CAP_KILL\"]\n[limits]\ntasks = 9\ntmp = 4096"),
+    ])
+    .unwrap();
+    assert_eq!(profile.base.as_deref(), Some("b"));
+    assert_eq!(profile.namespaces.len(), 7);
+    assert_eq!(profile.proc, Proc::Full);
+    assert_eq!(profile.capabilities, [Capability::CAP_KILL]);
+    assert_eq!(profile.limits.tasks, Some(5));
+    assert_eq!(profile.limits.tmp, Some(Bytes::new(4096)));
+}
+
+#[test]
+fn a_file_named_hosting_builds_on_the_built_in_one() {
+    let profile = read(&[("hosting.toml", "[limits]\ntasks = 3")]).unwrap();
+    assert_eq!(profile.limits.tasks, Some(3));
+    assert!(profile.landlock);
+    let explicit = read(&[("hosting.toml", "base = \"hosting\"\n[limits]\ntasks = 3")]).unwrap();
+    assert_eq!(explicit.limits, profile.limits);
+    let other = read(&[("x.toml", "proc = \"full\""), ("hosting.toml", "[limits]\ntasks = 3")]).unwrap();
+    assert_eq!(other.limits.tasks, Some(3), "who builds on hosting builds on the machine's");
+}
+
+#[test]
+fn every_wall_can_be_taken_down_and_is_then_listed() {
+    let profile = read(&[(
+        "open.toml",
+        "seccomp = \"off\"\nlandlock = false\nno_new_privs = false\nclose_descriptors = false\n\
+         capabilities = [\"CAP_SYS_ADMIN\"]\nproc = \"full\"\n\
+         share = [\"user\", \"mount\", \"pid\", \"network\", \"ipc\", \"uts\", \"cgroup\"]\n\
+         masked_paths = [\"/proc/sys\"]\nreadonly_paths = [\"/proc/bus\", \"/proc/fs\"]\n\
+         [limits]\nmemory = \"none\"\nswap = \"none\"\ntasks = \"none\"\nopen_files = \"none\"\ntmp = \"none\"\n",
+    )])
+    .unwrap();
+    assert!(profile.seccomp.is_none() && profile.namespaces.is_empty());
+    let weakened = profile.weakened();
+    let expected = [
+        "seccomp is off",
+        "landlock is off",
+        "no_new_privs is off",
+        "inherited descriptors are kept",
+        "the host's user namespace is shared",
+        "the host's mount namespace is shared",
+        "the host's pid namespace is shared",
+        "the host's network namespace is shared",
+        "the host's ipc namespace is shared",
+        "the host's uts namespace is shared",
+        "the host's cgroup namespace is shared",
+        "CAP_SYS_ADMIN is kept",
+        "/proc shows the machine",
+        "/proc/acpi is not masked",
+    ];
+    assert_eq!(weakened[..expected.len()], expected);
+    let limits = ["memory", "swap", "tasks", "open_files", "tmp"];
+    for name in limits {
+        assert!(weakened.iter().any(|line| line.starts_with(&format!("limits.{name} is unset"))), "{name}");
+    }
+    let writable: Vec<_> = weakened.iter().filter(|line| line.ends_with("read-only")).collect();
+    assert_eq!(writable, ["/proc/irq is not read-only"], "/proc/sys is masked instead");
+}
+
+#[test]
+fn a_filter_of_ones_own_is_read_and_listed() {
+    let json = "{\"defaultAction\": \"SCMP_ACT_ALLOW\", \"comment\": \"\", \"syscalls\": [\n{\"names\": [\"bpf\"], \
+                \"action\": \"SCMP_ACT_ERRNO\", \"errnoRet\": 1, \"args\": [], \"comment\": \"\"}]}";
+    let profile = read(&[("x.toml", "seccomp = \"DIR/f.json\""), ("f.json", json)]).unwrap();
+    assert_eq!(profile.seccomp.as_ref().unwrap().syscalls().as_ref().unwrap().len(), 1);
+    assert_eq!(profile.weakened(), ["seccomp is not the filter of hosting"]);
+
+    let refuse = |json: &str| read(&[("x.toml", "seccomp = \"DIR/f.json\""), ("f.json", json)]).unwrap_err();
+    assert_eq!(
+        refuse(&json.replace("\"args\": []", "\"includes\": {\"caps\": [\"CAP_BPF\"]}")),
+        "DIR/f.json:2: \"includes\" is docker's, not OCI's: keep the group or leave it out (a pool has no capabilities)"
+    );
+    assert_eq!(
+        refuse(&json.replace("\"comment\": \"\", \"syscalls", "\"archMap\": [], \"syscalls")),
+        "DIR/f.json:1: \"archMap\" is docker's, not OCI's: write \"architectures\""
+    );
+    assert_eq!(refuse(&json.replace("errnoRet", "errno_ret")), "DIR/f.json:2: unknown key \"errno_ret\"");
+    assert_eq!(
+        refuse(&json.replace("ACT_ERRNO", "ACT_NO")).split(',').next(),
+        Some("DIR/f.json:2: unknown variant `SCMP_ACT_NO`")
+    );
+    assert_eq!(refuse("{"), "DIR/f.json:1: EOF while parsing an object");
+}
+
+#[test]
+fn wrong_files_are_refused_in_one_line() {
+    let rows = [
+        ("\n\nsecomp = \"off\"", "DIR/x.toml:3: unknown key \"secomp\": did you mean \"seccomp\"?"),
+        ("[limits]\nmemmory = 1", "DIR/x.toml:2: unknown key \"memmory\": did you mean \"memory\"?"),
+        ("colour = 1", "DIR/x.toml:1: unknown key \"colour\""),
+        ("landlock = \"yes\"", "DIR/x.toml:1: invalid type: string \"yes\", expected a boolean"),
+        (
+            "seccomp = \"hostin\"",
+            "DIR/x.toml:1: \"hostin\" is no filter: write \"hosting\", \"off\" or an absolute path",
+        ),
+        ("share = [\n\"ipcs\"]", "DIR/x.toml:2: \"ipcs\" is no namespace: did you mean \"ipc\"?"),
+        ("proc = \"some\"", "DIR/x.toml:1: \"some\" is neither \"pid\" nor \"full\""),
+        ("masked_paths = [\"proc\"]", "DIR/x.toml:1: \"proc\" is relative: write an absolute path"),
+        (
+            "capabilities = [\"CAP_NO\"]",
+            "DIR/x.toml:1: \"CAP_NO\" is no capability: write capabilities(7)'s names, such as \"CAP_KILL\"",
+        ),
+        (
+            "[limits]\nmemory = \"lots\"",
+            "DIR/x.toml:2: \"lots\" is no size: write bytes, or a number with K, M, G or T, such as \"256M\"",
+        ),
+        ("[limits]\nmemory = -1", "DIR/x.toml:2: must be a number, a size such as \"256M\", or \"none\""),
+        ("[limits]\ntasks = 0", "DIR/x.toml:2: must be a number above 0, or \"none\""),
+        ("[limits]\ncpu_weight = 0", "DIR/x.toml:2: 0 is no weight: write 1 to 10000"),
+        ("[limits]\ncpu = nan", "DIR/x.toml:2: NaN is no number of cores"),
+        (
+            "no_new_privs = false",
+            "DIR/x.toml:1: no_new_privs = false needs seccomp = \"off\": the kernel takes a filter of an unprivileged process only with it (seccomp(2))",
+        ),
+        ("base = \"x\"", "DIR/x.toml:1: base: DIR/x.toml is its own base"),
+        (
+            "\nbase = \"strict\"",
+            "DIR/x.toml:2: base: profile \"strict\" is not in this version: use \"hosting\", or write DIR/strict.toml",
+        ),
+        (
+            "base = \"hostng\"",
+            "DIR/x.toml:1: base: unknown profile \"hostng\": did you mean \"hosting\"? There is no DIR/hostng.toml",
+        ),
+        ("base = \"../x\"", "DIR/x.toml:1: \"../x\" is no profile: write a name or an absolute path"),
+    ];
+    for (text, expected) in rows {
+        assert_eq!(refused(text), expected);
+    }
+}
+
+#[test]
+fn missing_profiles_are_refused_by_name() {
+    let directory = Path::new("/nonexistent");
+    let refuse = |profile: &ProfileRef| load(profile, directory).unwrap_err().to_string();
+    for name in ["strict", "compat", "ci"] {
+        let expected = format!(
+            "profile {name:?} is not in this version: use \"hosting\", or write /nonexistent/{name}.toml"
+        );
+        assert_eq!(refuse(&named(name)), expected);
+    }
+    assert_eq!(refuse(&named("x")), "unknown profile \"x\": there is no /nonexistent/x.toml");
+    let file: AbsPath = "/nonexistent/y.toml".parse().unwrap();
+    assert_eq!(
+        refuse(&ProfileRef::File(file)),
+        "/nonexistent/y.toml: No such file or directory (os error 2)"
+    );
+}

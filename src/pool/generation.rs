@@ -1,0 +1,216 @@
+//! One generation: a running container of a pool, from its launch to the end
+//! of its last line.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::fchown;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+
+use super::prepare::Prepared;
+use super::quiesce::{Activity, Freezer};
+use crate::config::pool::Pool;
+use crate::fpm::log::{Line, Lines, classify, reason};
+use crate::sandbox::cgroup::{Base, CgroupError};
+use crate::sandbox::step::{Step, StepError};
+use crate::sandbox::{self, Launched, Plan};
+use crate::spec;
+
+/// Why a generation was not launched.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// A step of the sandbox.
+    #[error(transparent)]
+    Step(#[from] StepError),
+    /// Its cgroup.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// Limits were asked for and there is no cgroup to set them on.
+    #[error(
+        "limits {keys} need a cgroup v2 that howdah may write: run it as root, delegate a cgroup to it, \
+         or take them out of the pool file"
+    )]
+    NoCgroup {
+        /// Which: "memory.max pids.max".
+        keys: String,
+    },
+}
+
+/// How long each part of a start took.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Phases {
+    /// Making the cgroup.
+    pub cgroup: Duration,
+    /// Preparing mounts, before the clone.
+    pub plan: Duration,
+    /// clone3(2) and the id map.
+    pub clone: Duration,
+    /// The child's steps, until execve(2).
+    pub walls: Duration,
+    /// php-fpm's own start, until it is ready.
+    pub ready: Duration,
+    /// Until the connection was accepted.
+    pub accepted: Duration,
+}
+
+/// A running container.
+pub struct Generation {
+    /// Counted from 1 in the life of this howdah.
+    pub number: u64,
+    /// Process 1 and its handles.
+    pub process: Launched,
+    /// How it is made to stand still.
+    pub freezer: Freezer,
+    /// What its workers had done at the last look.
+    pub activity: Activity,
+    /// When the launch began.
+    pub began: Instant,
+    /// Where the time went.
+    pub phases: Phases,
+    log: OwnedFd,
+    lines: Lines,
+    last: VecDeque<Line>,
+}
+
+/// Lines kept for the reason of a failure.
+const KEPT_LINES: usize = 32;
+
+impl Generation {
+    /// Launches `pool` with `listeners` as its sockets.
+    ///
+    /// # Errors
+    /// The step that failed; nothing is left of it then.
+    pub fn launch(
+        pool: &Pool,
+        prepared: &Prepared,
+        listeners: &[BorrowedFd<'_>],
+        number: u64,
+        base: Option<&Base>,
+    ) -> Result<Self, LaunchError> {
+        let began = Instant::now();
+        let mut phases = Phases::default();
+        let freezer = make_freezer(pool, prepared, number, base)?;
+        phases.cgroup = began.elapsed();
+        let launched = launch(pool, prepared, listeners, &freezer, &mut phases);
+        let (process, log) =
+            launched.inspect_err(|_| drop(freezer.cgroup().map(|cgroup| cgroup.remove())))?;
+        Ok(Self {
+            number,
+            process,
+            freezer,
+            activity: Activity::default(),
+            began,
+            phases,
+            log,
+            lines: Lines::default(),
+            last: VecDeque::new(),
+        })
+    }
+
+    /// The pipe of its descriptors 1 and 2.
+    pub fn log(&self) -> BorrowedFd<'_> {
+        self.log.as_fd()
+    }
+
+    /// Reads what it has written since the last time; false at the end of it.
+    pub fn read_log(&mut self, mut each: impl FnMut(&Line)) -> bool {
+        let mut bytes = [0; 16 << 10];
+        // Bounded: a tenant who writes without pause must not keep howdah here.
+        for _ in 0..16 {
+            let text = match nix::unistd::read(self.log.as_raw_fd(), &mut bytes) {
+                Ok(0) => {
+                    let rest = self.lines.finish();
+                    rest.into_iter().for_each(|line| self.keep(&line, &mut each));
+                    return false;
+                }
+                Ok(length) => self.lines.feed(&bytes[..length]),
+                Err(Errno::EAGAIN | Errno::EINTR) => return true,
+                Err(_) => return false,
+            };
+            text.iter().for_each(|line| self.keep(line, &mut each));
+        }
+        true
+    }
+
+    fn keep(&mut self, line: &str, each: &mut impl FnMut(&Line)) {
+        let line = classify(line);
+        each(&line);
+        if self.last.len() == KEPT_LINES {
+            self.last.pop_front();
+        }
+        self.last.push_back(line);
+    }
+
+    /// php-fpm's own reason among its last lines.
+    pub fn reason(&mut self) -> Option<String> {
+        reason(self.last.make_contiguous())
+    }
+
+    /// How it ended, if it has; reaps it.
+    pub fn reap(&self) -> Option<String> {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
+        match waitid(Id::PIDFd(self.process.pidfd.as_fd()), flags) {
+            Ok(WaitStatus::Exited(_, status)) => Some(format!("exit status {status}")),
+            Ok(WaitStatus::Signaled(_, signal, _)) => Some(format!("killed by {signal}")),
+            Ok(_) => None,
+            Err(_) => Some("gone".to_owned()),
+        }
+    }
+}
+
+/// The cgroup of the generation with its limits, or signals where there is none.
+fn make_freezer(
+    pool: &Pool,
+    prepared: &Prepared,
+    number: u64,
+    base: Option<&Base>,
+) -> Result<Freezer, LaunchError> {
+    let demanded = spec::demanded(&pool.limits);
+    let Some(base) = base else {
+        return match demanded.is_empty() {
+            true => Ok(Freezer::Signals),
+            false => Err(LaunchError::NoCgroup { keys: demanded.join(" ") }),
+        };
+    };
+    let limits = prepared
+        .spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.resources().as_ref())
+        .and_then(|r| r.unified().as_ref());
+    let limits = limits.into_iter().flatten().map(|(key, value)| (key.as_str(), value.as_str()));
+    let name = format!("{}.{number}", pool.name);
+    Ok(Freezer::Cgroup(base.create(&name, limits, |key| demanded.contains(&key))?))
+}
+
+fn launch(
+    pool: &Pool,
+    prepared: &Prepared,
+    listeners: &[BorrowedFd<'_>],
+    freezer: &Freezer,
+    phases: &mut Phases,
+) -> Result<(Launched, OwnedFd), LaunchError> {
+    let refuse = |errno| StepError::new(Step::ArrangeDescriptors, "(before the clone)", errno);
+    let from_io = |error: io::Error| refuse(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)));
+    let begin = Instant::now();
+    let (log, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(refuse)?;
+    // Ours does not wait; theirs does, for php-fpm takes a full pipe for an error.
+    nix::fcntl::fcntl(log.as_raw_fd(), nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(refuse)?;
+    // php-fpm opens it anew by /proc/self/fd/2 for its access and slow logs, as the pool's user.
+    fchown(&writer, Some(pool.user.uid), Some(pool.user.gid)).map_err(from_io)?;
+    let null = std::fs::File::open("/dev/null").map_err(from_io)?;
+    let mut descriptors = vec![null.into(), writer.try_clone().map_err(from_io)?, writer];
+    for listener in listeners {
+        descriptors.push(listener.try_clone_to_owned().map_err(from_io)?);
+    }
+    let plan = Plan::new(&prepared.spec, prepared.seccomp.clone(), descriptors)?;
+    phases.plan = begin.elapsed();
+    let begin = Instant::now();
+    let process = sandbox::launch(&plan, freezer.cgroup().map(AsFd::as_fd))?;
+    phases.clone = begin.elapsed();
+    Ok((process, log))
+}

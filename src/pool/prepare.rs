@@ -1,0 +1,421 @@
+//! From a pool's file to what a launch needs: image found and asked for its
+//! php, root directory made, spec built, filter compiled. Done at a pool's
+//! first start and again when something it rests on has changed.
+
+use std::collections::HashMap;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read, Seek};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use oci_spec::OciSpecError;
+use oci_spec::runtime::Spec;
+use seccompiler::BpfProgram;
+
+use crate::config::pool::{ImageRef, Limits, Network, Pool};
+use crate::config::profile::{self, Profile, ProfileError};
+use crate::config::types::AbsPath;
+use crate::fpm::conf::{self, ConfError};
+use crate::fpm::probe::{self, Info, ProbeError};
+use crate::fpm::tenant::{TenantError, read_tenant_file};
+use crate::image::{Image, ImageError, Layout, Owner, write_etc};
+use crate::sandbox::seccomp::{self, SeccompError};
+use crate::sandbox::step::StepError;
+use crate::sandbox::{self, Launched, Outcome, Plan, mounts};
+use crate::spec;
+
+/// Why a pool cannot be started; one line each.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// The image.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The profile.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    /// The seccomp filter of the profile.
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
+    /// The php-fpm configuration.
+    #[error(transparent)]
+    Conf(#[from] ConfError),
+    /// The tenant's own php-fpm configuration.
+    #[error(transparent)]
+    Tenant(#[from] TenantError),
+    /// What php-fpm says of itself.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    /// A value that an OCI spec does not allow.
+    #[error("OCI spec: {0}")]
+    Spec(#[from] OciSpecError),
+    /// A step of the sandbox.
+    #[error(transparent)]
+    Step(#[from] StepError),
+    /// A file of howdah's own.
+    #[error("{}: {error}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// php-fpm did not even tell its version.
+    #[error("{} -i: {reason}", binary.display())]
+    Silent {
+        /// php-fpm.
+        binary: PathBuf,
+        /// How it failed.
+        reason: String,
+    },
+}
+
+impl From<(PathBuf, io::Error)> for PrepareError {
+    fn from((path, error): (PathBuf, io::Error)) -> Self {
+        Self::File { path, error }
+    }
+}
+
+/// Where howdah keeps its things.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// Gone after a reboot: `/run/howdah`.
+    pub runtime: PathBuf,
+    /// What outlives generations: `/var/lib/howdah`.
+    pub state: PathBuf,
+    /// Profiles of the host's own: `/etc/howdah/profiles`.
+    pub profiles: PathBuf,
+    /// How long a stop may wait for requests in progress.
+    pub drain: Duration,
+}
+
+impl Places {
+    /// The runtime directory of one pool.
+    pub fn of_pool(&self, pool: &Pool) -> PathBuf {
+        self.runtime.join("pools").join(pool.name.as_str())
+    }
+}
+
+/// What is the same for many pools, made once.
+#[derive(Default)]
+pub struct Workshop {
+    images: HashMap<(ImageRef, Option<AbsPath>), Rc<(Image, Info, Stamp)>>,
+    filters: Vec<(Rc<Profile>, Rc<[BpfProgram]>)>,
+}
+
+/// A pool, ready to be launched any number of times.
+pub struct Prepared {
+    /// Its container.
+    pub spec: Spec,
+    /// The spec's filter, compiled.
+    pub seccomp: Rc<[BpfProgram]>,
+    /// Its profile.
+    pub profile: Rc<Profile>,
+    /// Its php-fpm's version.
+    pub version: (u32, u32, u32),
+    /// What the tenant's own file asked for and does not get.
+    pub notices: Vec<String>,
+    stamp: Stamp,
+}
+
+impl Prepared {
+    /// Whether nothing that it rests on has changed since.
+    pub fn is_fresh(&self) -> bool {
+        self.stamp.holds()
+    }
+}
+
+/// Files and directories by their change times: what a prepared pool rests on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stamp(Vec<(PathBuf, Option<(i64, i64, u64)>)>);
+
+impl Stamp {
+    fn of(paths: impl IntoIterator<Item = PathBuf>) -> Self {
+        Self(
+            paths
+                .into_iter()
+                .map(|path| (Self::read(&path), path))
+                .map(|(mark, path)| (path, mark))
+                .collect(),
+        )
+    }
+
+    fn read(path: &Path) -> Option<(i64, i64, u64)> {
+        let data = fs::metadata(path).ok()?;
+        Some((data.ctime(), data.ctime_nsec(), data.ino()))
+    }
+
+    fn holds(&self) -> bool {
+        self.0.iter().all(|(path, mark)| Self::read(path) == *mark)
+    }
+}
+
+/// The path of php-fpm's configuration inside.
+const CONF: &str = "/etc/howdah/php-fpm.conf";
+/// Where the chosen extensions' ini files are, inside.
+const SCAN_DIR: &str = "/etc/howdah/php.d";
+/// The first listening socket's descriptor.
+const FIRST_LISTENER: i32 = 3;
+
+impl Workshop {
+    /// The image of `pool` and what its php-fpm says of itself; asked once, in a sandbox of the pool's own.
+    ///
+    /// # Errors
+    /// No image, no php-fpm, one that is too old or does not run.
+    pub fn image(&mut self, pool: &Pool, places: &Places) -> Result<Rc<(Image, Info, Stamp)>, PrepareError> {
+        let key = (pool.image.clone(), pool.fpm.binary.clone());
+        if let Some(known) = self.images.get(&key).filter(|known| known.2.holds()) {
+            return Ok(Rc::clone(known));
+        }
+        let image = Image::locate(&pool.image, pool.fpm.binary.as_ref())?;
+        let profile = self.profile(pool, places)?;
+        let text = ask_php(&image, pool, &profile, places)?;
+        let info = Info::parse(&text, &image.binary)?;
+        let mut paths = vec![image.on_host(&image.binary), image.on_host(Path::new("/etc"))];
+        paths.extend(image.on_host(&image.binary).parent().map(Path::to_owned));
+        paths.extend(info.loaded_ini.iter().chain(&info.scan_dir).map(|path| image.on_host(path)));
+        let known = Rc::new((image, info, Stamp::of(paths)));
+        self.images.insert(key, Rc::clone(&known));
+        Ok(known)
+    }
+
+    fn profile(&self, pool: &Pool, places: &Places) -> Result<Rc<Profile>, PrepareError> {
+        let profile = profile::load(&pool.profile, &places.profiles)?;
+        let known = self.filters.iter().find(|(known, _)| **known == profile);
+        Ok(known.map_or_else(|| Rc::new(profile), |(known, _)| Rc::clone(known)))
+    }
+
+    /// The profile's filter, compiled once for all pools that have it.
+    fn filter(&mut self, profile: &Rc<Profile>) -> Result<Rc<[BpfProgram]>, PrepareError> {
+        if let Some((_, filter)) = self.filters.iter().find(|(known, _)| Rc::ptr_eq(known, profile)) {
+            return Ok(Rc::clone(filter));
+        }
+        let filter: Rc<[BpfProgram]> = match &profile.seccomp {
+            Some(seccomp) => seccomp::compile(seccomp)?.into(),
+            None => Rc::new([]),
+        };
+        self.filters.push((Rc::clone(profile), Rc::clone(&filter)));
+        Ok(filter)
+    }
+
+    /// Makes everything that `pool` needs to be launched with `listeners` sockets.
+    ///
+    /// # Errors
+    /// The first thing that is not as the pool asks.
+    pub fn prepare(
+        &mut self,
+        pool: &Pool,
+        listeners: usize,
+        places: &Places,
+    ) -> Result<Prepared, PrepareError> {
+        let known = self.image(pool, places)?;
+        let (image, info, stamp) = &*known;
+        let profile = self.profile(pool, places)?;
+        let seccomp = self.filter(&profile)?;
+        let tenant = match &pool.fpm.config {
+            Some(path) => Some(read_tenant_file(path.as_path(), pool.user.uid, pool.user.gid)?),
+            None => None,
+        };
+        let conf = conf::configuration(pool, listeners, places.drain, tenant.as_ref())?;
+        let chosen = match &pool.php.extensions {
+            Some(wanted) => Some(chosen_extensions(image, info, wanted)?),
+            None => None,
+        };
+        let state = make_state(pool, places)?;
+        let targets: Vec<&Path> = state
+            .iter()
+            .map(|(_, target)| target.as_path())
+            .chain(pool.mounts.iter().map(|mount| mount.target.as_path()))
+            .collect();
+        let layout = image.layout(&targets, &configuration_files(image, info, chosen.is_some()))?;
+        let rootfs = places.of_pool(pool).join("rootfs");
+        let keys: Vec<_> = conf.keys.iter().cloned().zip(FIRST_LISTENER..).collect();
+        let scan_dir = chosen.as_ref().map(|_| Path::new(SCAN_DIR));
+        let spec = spec::build(&spec::Input {
+            pool,
+            profile: &profile,
+            layout: &layout,
+            rootfs: &rootfs,
+            state: &state,
+            args: conf::command(&image.binary, Path::new(CONF)),
+            env: conf::environment(&keys, scan_dir)
+                .into_iter()
+                .map(|(key, value)| format!("{key}={value}"))
+                .collect(),
+        })?;
+        let mut files = vec![("howdah/php-fpm.conf".to_owned(), conf.text)];
+        files.extend(chosen.into_iter().flatten());
+        make_root(pool, &rootfs, &layout, &spec, &files)?;
+        let mut stamp = stamp.clone();
+        let watched = ["/etc/resolv.conf".into()]
+            .into_iter()
+            .chain(pool.fpm.config.as_ref().map(|c| c.as_path().to_owned()));
+        stamp.0.extend(Stamp::of(watched).0);
+        Ok(Prepared { spec, seccomp, profile, version: info.version, notices: conf.notices, stamp })
+    }
+}
+
+/// Makes the pool's root directory anew.
+fn make_root(
+    pool: &Pool,
+    rootfs: &Path,
+    layout: &Layout,
+    spec: &Spec,
+    files: &[(String, String)],
+) -> Result<(), PrepareError> {
+    let file = |path: &Path| {
+        let path = path.to_owned();
+        move |error| PrepareError::File { path, error }
+    };
+    if rootfs.exists() {
+        fs::remove_dir_all(rootfs).map_err(file(rootfs))?;
+    }
+    DirBuilder::new().recursive(true).mode(0o755).create(rootfs).map_err(file(rootfs))?;
+    fs::set_permissions(rootfs, fs::Permissions::from_mode(0o755)).map_err(file(rootfs))?;
+    let account = &pool.user;
+    let owner =
+        Owner { name: &account.name, uid: account.uid, gid: account.gid, hostname: pool.name.as_str() };
+    let secret: Vec<_> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    write_etc(rootfs, &owner, &secret, account.gid)?;
+    layout.make_links(rootfs)?;
+    mounts::make_mount_points(rootfs, spec.mounts().as_deref().unwrap_or_default())?;
+    Ok(())
+}
+
+/// The ini files of the chosen extensions, as files of the pool's own `/etc`.
+fn chosen_extensions(
+    image: &Image,
+    info: &Info,
+    wanted: &[String],
+) -> Result<Vec<(String, String)>, PrepareError> {
+    let selected = probe::select_extensions(info, wanted)?;
+    // An empty directory too must be there, or php would say that it cannot scan it.
+    let mut files =
+        vec![("howdah/php.d/00-howdah.ini".to_owned(), "; extensions chosen by the pool file\n".to_owned())];
+    for path in selected {
+        let source = fs::canonicalize(image.on_host(&path)).unwrap_or_else(|_| image.on_host(&path));
+        let text = fs::read_to_string(&source).map_err(|error| PrepareError::File { path: source, error })?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        files.push((format!("howdah/php.d/{name}"), text));
+    }
+    Ok(files)
+}
+
+/// What php reads below `/etc`: its ini files for fpm and for programs it
+/// starts, but not the pools of the host's own php-fpm.
+fn configuration_files(image: &Image, info: &Info, own_extensions: bool) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = info.loaded_ini.iter().cloned().collect();
+    if !own_extensions {
+        paths.extend(info.scan_dir.iter().cloned());
+    }
+    paths.extend(info.ini_dir.parent().map(|parent| parent.join("cli")));
+    for file in &info.scanned {
+        let link = fs::read_link(image.on_host(file)).ok();
+        paths.extend(
+            link.and_then(|target| target.parent().map(Path::to_owned)).filter(|parent| parent.is_absolute()),
+        );
+    }
+    paths.sort();
+    paths.dedup();
+    paths
+}
+
+/// The pool's directories that outlive its generations: where PHP keeps sessions and uploads.
+fn make_state(pool: &Pool, places: &Places) -> Result<Vec<(PathBuf, PathBuf)>, PrepareError> {
+    let own = places.state.join("pools").join(pool.name.as_str());
+    let file = |path: &Path| {
+        let path = path.to_owned();
+        move |error| PrepareError::File { path, error }
+    };
+    DirBuilder::new().recursive(true).mode(0o711).create(&own).map_err(file(&own))?;
+    let mut state = Vec::new();
+    for (name, target) in [("sessions", "/var/lib/php/sessions"), ("uploads", "/var/lib/php/uploads")] {
+        let path = own.join(name);
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => chown(&path, Some(pool.user.uid), Some(pool.user.gid)).map_err(file(&path))?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => check_state(pool, &path)?,
+            Err(error) => return Err(file(&path)(error)),
+        }
+        state.push((path, PathBuf::from(target)));
+    }
+    Ok(state)
+}
+
+/// A state directory that somebody else owns would show one tenant's sessions to another.
+fn check_state(pool: &Pool, path: &Path) -> Result<(), PrepareError> {
+    let data =
+        fs::symlink_metadata(path).map_err(|error| PrepareError::File { path: path.to_owned(), error })?;
+    if data.is_dir() && data.uid() == pool.user.uid {
+        return Ok(());
+    }
+    let error = io::Error::other(format!(
+        "belongs to uid {}, not to the pool's user {}: give it to the pool (chown -R) or remove it",
+        data.uid(),
+        pool.user.name
+    ));
+    Err(PrepareError::File { path: path.to_owned(), error })
+}
+
+/// `php-fpm -i`, run in a sandbox like the pool's own: the image may be anybody's.
+fn ask_php(image: &Image, pool: &Pool, profile: &Profile, places: &Places) -> Result<String, PrepareError> {
+    let bare = Pool { mounts: Vec::new(), network: Network::None, limits: Limits::default(), ..pool.clone() };
+    let scratch = places.runtime.join(format!("probe-{}", pool.name));
+    let rootfs = scratch.join("rootfs");
+    let php = [PathBuf::from("/etc/php")];
+    let layout = image.layout(&[], &php)?;
+    let spec = spec::build(&spec::Input {
+        pool: &bare,
+        profile,
+        layout: &layout,
+        rootfs: &rootfs,
+        state: &[],
+        args: vec![image.binary.display().to_string(), "-i".to_owned()],
+        env: vec!["PATH=/usr/sbin:/usr/bin".to_owned()],
+    })?;
+    make_root(pool, &rootfs, &layout, &spec, &[])?;
+    let answer = run_to_end(&spec, &scratch);
+    let _ = fs::remove_dir_all(&scratch);
+    let text = answer?;
+    if text.is_empty() {
+        let reason = "no output: does it run on this machine? try it by hand".to_owned();
+        return Err(PrepareError::Silent { binary: image.binary.clone(), reason });
+    }
+    Ok(text)
+}
+
+/// Runs the spec's program to its end, at most ten seconds, and returns what it wrote.
+fn run_to_end(spec: &Spec, scratch: &Path) -> Result<String, PrepareError> {
+    let path = scratch.join("output");
+    let file = |error| PrepareError::File { path: path.clone(), error };
+    let mut output = File::options().read(true).write(true).create_new(true).open(&path).map_err(file)?;
+    let null = File::open("/dev/null").map_err(file)?;
+    let copy = || output.try_clone().map(OwnedFd::from).map_err(file);
+    let plan = Plan::new(spec, Rc::new([]), vec![null.into(), copy()?, copy()?])?;
+    let launched = sandbox::launch(&plan, None)?;
+    drop(plan);
+    let ended = wait_for_end(&launched, Duration::from_secs(10));
+    if let Outcome::Failed(error) = launched.outcome() {
+        return Err(error.into());
+    }
+    if !ended {
+        launched.kill();
+        wait_for_end(&launched, Duration::from_secs(10));
+    }
+    let mut text = Vec::new();
+    output.rewind().and_then(|()| output.read_to_end(&mut text)).map_err(file)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Waits for the end and reaps; false if the time was over first.
+fn wait_for_end(launched: &Launched, limit: Duration) -> bool {
+    let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+    let mut ends = [PollFd::new(launched.pidfd.as_fd(), PollFlags::POLLIN)];
+    if !matches!(poll(&mut ends, timeout), Ok(1)) {
+        return false;
+    }
+    let _ = nix::sys::wait::waitpid(launched.pid, None);
+    true
+}

@@ -1,0 +1,85 @@
+//! What `howdah ps` reads: the state that `serve` keeps in its runtime
+//! directory. One file lists the pools; one file for each pool that has ever
+//! been started tells the rest, so that a thousand cold pools cost one file.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// `serve.json`: who serves what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Roll {
+    /// The process id of serve.
+    pub pid: i32,
+    /// Every pool.
+    pub pools: Vec<Entry>,
+}
+
+/// A pool of the roll.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its name.
+    pub pool: String,
+    /// Where it listens.
+    pub listen: Vec<String>,
+}
+
+/// `pools/NAME/state.json`: one pool's life so far.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// The word of its state.
+    pub state: String,
+    /// The number of its generation, 0 before the first.
+    pub generation: u64,
+    /// Process 1 of the generation, by the host's numbers.
+    pub pid: Option<i32>,
+    /// Its cgroup's directory.
+    pub cgroup: Option<PathBuf>,
+    /// Good starts so far.
+    pub starts: u64,
+    /// How long the last good start took, from the connection to its acceptance, milliseconds.
+    pub last_start_ms: Option<f64>,
+    /// Where the time of the last good start went: each part and its milliseconds.
+    pub last_start_steps_ms: Vec<(String, f64)>,
+    /// Why the last start failed or the last generation ended.
+    pub last_error: Option<String>,
+    /// What the pool's profile leaves open that `hosting` closes.
+    pub weakened: Vec<String>,
+    /// Limits that are not in force because their controller is missing.
+    pub limits_not_in_force: Vec<String>,
+}
+
+/// Where the roll is.
+pub fn roll_file(runtime: &Path) -> PathBuf {
+    runtime.join("serve.json")
+}
+
+/// Where a pool's record is.
+pub fn record_file(runtime: &Path, pool: &str) -> PathBuf {
+    runtime.join("pools").join(pool).join("state.json")
+}
+
+/// Writes `value` so that a reader sees the old or the new text, whole.
+///
+/// # Errors
+/// That of writing.
+pub fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    let fresh = path.with_extension("new");
+    let mut file = File::create(&fresh)?;
+    serde_json::to_writer(&mut file, value)?;
+    file.write_all(b"\n")?;
+    fs::rename(&fresh, path)
+}
+
+/// Reads what [`write`] wrote.
+///
+/// # Errors
+/// That of reading, or text that is no such value.
+pub fn read<T: for<'a> Deserialize<'a>>(path: &Path) -> io::Result<T> {
+    Ok(serde_json::from_str(&fs::read_to_string(path)?)?)
+}

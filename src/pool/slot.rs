@@ -1,0 +1,182 @@
+//! One pool in the supervisor's hands: its file, its sockets, its machine and
+//! the generation that runs, if any.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use super::activation::Listener;
+use super::generation::{Generation, LaunchError};
+use super::machine::{Machine, Timing};
+use super::prepare::{Places, PrepareError, Prepared, Workshop};
+use super::quiesce::{self, Activity, Door};
+use super::record::Record;
+use crate::config::pool::{OnFailure, Pool};
+use crate::config::types::Patience;
+use crate::sandbox::cgroup::Base;
+use crate::spec;
+
+/// One pool.
+pub struct Slot {
+    /// Its file, read.
+    pub pool: Pool,
+    /// Where it is in its life.
+    pub machine: Machine,
+    /// Its sockets.
+    pub listeners: Vec<Listener>,
+    /// What `ps` reads.
+    pub record: Record,
+    /// The generation that runs.
+    pub generation: Option<Generation>,
+    /// The pool as its file says now; it takes the place of `pool` when the generation has ended.
+    pub successor: Option<Pool>,
+    /// The deadline that the supervisor's clock knows of.
+    pub clock: Option<Instant>,
+    /// Whether the sockets are watched.
+    pub watched: bool,
+    prepared: Option<Box<Prepared>>,
+    doors: Vec<Door>,
+}
+
+/// Why a pool did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Before anything was launched.
+    #[error(transparent)]
+    Prepare(#[from] PrepareError),
+    /// While it was.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// A socket.
+    #[error("listening socket: {0}")]
+    Socket(#[from] nix::errno::Errno),
+}
+
+/// php-fpm's own default of `pm.process_idle_timeout`.
+const WORKER_IDLE: Duration = Duration::from_secs(10);
+
+/// The machine of a pool as its file asks.
+pub fn machine_of(pool: &Pool, jitter: f64) -> Machine {
+    let stop = match pool.idle.stop {
+        Patience::After(stop) => Some(stop),
+        Patience::Never => None,
+    };
+    let idle = pool.fpm.directives.get("pm.process_idle_timeout").and_then(|text| seconds(text));
+    let timing = Timing::new(pool.start.timeout, stop, idle.unwrap_or(WORKER_IDLE));
+    Machine::new(timing, pool.start.on_failure == OnFailure::Answer503, jitter)
+}
+
+/// A time span as php-fpm writes it: "10", "10s", "2m".
+fn seconds(text: &str) -> Option<Duration> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return None,
+    };
+    Some(Duration::from_secs(digits.parse::<u64>().ok()? * unit))
+}
+
+impl Slot {
+    /// A cold pool.
+    pub fn new(pool: Pool, listeners: Vec<Listener>, jitter: f64) -> Self {
+        let machine = machine_of(&pool, jitter);
+        Self {
+            pool,
+            machine,
+            listeners,
+            record: Record::default(),
+            generation: None,
+            successor: None,
+            clock: None,
+            watched: false,
+            prepared: None,
+            doors: Vec::new(),
+        }
+    }
+
+    /// Becomes the pool that its file says now; the sockets must already be right.
+    pub fn succeed(&mut self, pool: Pool, jitter: f64) {
+        self.machine = machine_of(&pool, jitter);
+        self.pool = pool;
+        self.prepared = None;
+    }
+
+    /// Launches the next generation.
+    ///
+    /// # Errors
+    /// The first thing that is not as the pool asks.
+    pub fn launch(
+        &mut self,
+        workshop: &mut Workshop,
+        places: &Places,
+        base: Option<&Base>,
+    ) -> Result<Vec<String>, StartError> {
+        let mut notices = Vec::new();
+        if !self.prepared.as_ref().is_some_and(|prepared| prepared.is_fresh()) {
+            self.prepared = None;
+            let prepared = workshop.prepare(&self.pool, self.listeners.len(), places)?;
+            self.record.weakened = prepared.profile.weakened();
+            self.record.limits_not_in_force = limits_not_in_force(&self.pool, &prepared, base);
+            notices.extend(prepared.notices.iter().cloned());
+            self.prepared = Some(Box::new(prepared));
+        }
+        let Some(prepared) = &self.prepared else { return Ok(notices) };
+        self.doors = self.listeners.iter().map(Door::of).collect::<Result<_, _>>()?;
+        self.listeners.iter().try_for_each(Listener::make_blocking)?;
+        self.record.generation += 1;
+        let sockets: Vec<_> = self.listeners.iter().map(AsFd::as_fd).collect();
+        self.generation =
+            Some(Generation::launch(&self.pool, prepared, &sockets, self.record.generation, base)?);
+        Ok(notices)
+    }
+
+    /// Whether a connection waits on any of the sockets.
+    pub fn has_waiting(&self) -> bool {
+        self.listeners.iter().any(Listener::has_waiting)
+    }
+
+    /// Whether a connection waits that no other howdah will ever serve.
+    pub fn has_own_waiting(&self) -> bool {
+        self.successor.is_none() && self.listeners.iter().any(|one| !one.is_passed() && one.has_waiting())
+    }
+
+    /// Whether the connection that made the pool start has been accepted: nothing
+    /// waits, or a worker holds one.
+    pub fn has_accepted(&self) -> bool {
+        !self.has_waiting()
+            || self
+                .generation
+                .as_ref()
+                .is_some_and(|generation| quiesce::holds_connection(generation.process.pid, &self.doors))
+    }
+
+    /// Whether a worker ran since the last look.
+    pub fn look(&mut self) -> bool {
+        let Some(generation) = &mut self.generation else { return false };
+        let now = Activity::read(generation.process.pid);
+        let active = now.since(&generation.activity);
+        generation.activity = now;
+        active
+    }
+
+    /// Whether a request is in the generation, which stands still.
+    pub fn is_busy(&self) -> bool {
+        self.generation.as_ref().is_some_and(|one| quiesce::is_busy(one.process.pid, &self.doors))
+    }
+}
+
+/// Limits of the profile that nothing enforces here; those the file asks for would have been an error.
+fn limits_not_in_force(pool: &Pool, prepared: &Prepared, base: Option<&Base>) -> Vec<String> {
+    let all = spec::unified(&pool.limits, &prepared.profile.limits);
+    let mut missing: Vec<String> = all
+        .into_keys()
+        .filter(|key| {
+            let controller = key.split('.').next().unwrap_or(key);
+            !base.is_some_and(|base| base.controllers().contains(controller))
+        })
+        .collect();
+    missing.sort();
+    missing
+}
