@@ -1,1 +1,155 @@
-//! (being written)
+//! What a person types: one definition that makes the parser, the help, and the completions.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Starts a sandboxed php-fpm for each pool when its first connection comes, and stops it when it is idle.
+#[derive(Debug, Parser)]
+#[command(
+    name = "howdah",
+    version,
+    max_term_width = 100,
+    after_help = "Example:\n  howdah serve /etc/howdah/pools\n  howdah request blog /index.php\n\nPool files: one TOML file for each pool; the smallest has `listen` and `user`."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Hold the pools' sockets and start each pool on its first connection
+    #[command(
+        after_help = "Example:\n  howdah serve /etc/howdah/pools\n\nSIGHUP reads the files again; SIGTERM ends when requests in progress are done (drain, 30 s)."
+    )]
+    Serve(Serve),
+    /// Tell what this host can do, and whether pool files are right
+    #[command(
+        after_help = "Example:\n  howdah check /etc/howdah/pools/blog.toml\n\nExit status: 3 if a file is wrong, 4 if the kernel lacks what every pool needs."
+    )]
+    Check(Check),
+    /// List the pools of a running serve
+    #[command(after_help = "Example:\n  howdah ps --json | jq '.[] | select(.state == \"warm\") | .pool'")]
+    Ps(Ps),
+    /// Ask a pool for a page, as a web server would, and print what a browser would get
+    #[command(
+        after_help = "Example:\n  howdah request blog '/index.php?page=2'\n\nExit status: 0 below 400, else 1."
+    )]
+    Request(Request),
+    /// Print the OCI runtime spec of a pool's container
+    #[command(after_help = "Example:\n  howdah spec /etc/howdah/pools/blog.toml | jq .linux.namespaces")]
+    Spec(Spec),
+    /// Print a shell's completions
+    #[command(after_help = "Example:\n  howdah completions bash > /etc/bash_completion.d/howdah")]
+    Completions(Completions),
+}
+
+/// Where a running serve keeps its things.
+#[derive(Debug, Args)]
+pub struct Runtime {
+    /// Runtime directory of serve [default: /run/howdah, or $XDG_RUNTIME_DIR/howdah without root]
+    #[arg(long, value_name = "DIR")]
+    pub runtime_dir: Option<PathBuf>,
+}
+
+/// Which files say what.
+#[derive(Debug, Args)]
+pub struct Files {
+    /// Pool files, or directories of them
+    #[arg(value_name = "FILE|DIR", default_value = "/etc/howdah/pools")]
+    pub pools: Vec<PathBuf>,
+    /// What belongs to the whole of howdah [default: /etc/howdah/howdah.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// `howdah serve`
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Pool files and howdah.toml.
+    #[command(flatten)]
+    pub files: Files,
+    /// Runtime directory.
+    #[command(flatten)]
+    pub runtime: Runtime,
+    /// End when no pool runs any more (for a unit per pool, with systemd's sockets)
+    #[arg(long)]
+    pub exit_when_idle: bool,
+    /// Tell more: php-fpm's notices, and where the time of each start goes
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+/// `howdah check`
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Pool files and howdah.toml.
+    #[command(flatten)]
+    pub files: Files,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `howdah ps`
+#[derive(Debug, Args)]
+pub struct Ps {
+    /// Runtime directory.
+    #[command(flatten)]
+    pub runtime: Runtime,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `howdah request`
+#[derive(Debug, Args)]
+pub struct Request {
+    /// The pool's name
+    pub pool: String,
+    /// A URI such as /index.php?page=2, or a script by its path inside the pool
+    #[arg(value_name = "SCRIPT|URI")]
+    pub target: String,
+    /// Runtime directory.
+    #[command(flatten)]
+    pub runtime: Runtime,
+    /// Send this as the body of a POST; @FILE sends a file, @- standard input
+    #[arg(short, long, value_name = "TEXT|@FILE")]
+    pub data: Option<String>,
+    /// Send a header, "Name: value"
+    #[arg(short = 'H', long = "header", value_name = "HEADER")]
+    pub headers: Vec<String>,
+    /// Use this method instead of GET (or POST with --data)
+    #[arg(short = 'X', long)]
+    pub method: Option<String>,
+    /// Print the status and the headers too
+    #[arg(short, long)]
+    pub include: bool,
+    /// Give up after this many seconds
+    #[arg(long, default_value_t = 60)]
+    pub timeout: u64,
+}
+
+/// `howdah spec`
+#[derive(Debug, Args)]
+pub struct Spec {
+    /// A pool file
+    #[arg(value_name = "FILE")]
+    pub pool: PathBuf,
+    /// What belongs to the whole of howdah [default: /etc/howdah/howdah.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Write an OCI bundle there instead: config.json and the root directory
+    #[arg(long, value_name = "DIR")]
+    pub bundle: Option<PathBuf>,
+}
+
+/// `howdah completions`
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}

@@ -356,3 +356,37 @@ pub fn set_v6_only(socket: BorrowedFd<'_>) -> nix::Result<()> {
     };
     Errno::result(answer).map(drop)
 }
+
+// ---- user namespaces
+
+/// Whether a user namespace can be made now: a child tries.
+pub fn can_make_user_namespace() -> bool {
+    match clone3(libc::CLONE_NEWUSER as u64, None) {
+        Ok(Cloned::Child) => exit_now(0),
+        Ok(Cloned::Parent { pid, .. }) => nix::sys::wait::waitpid(pid, None).is_ok(),
+        Err(_) => false,
+    }
+}
+
+/// Moves this process into a user namespace in which its own uid and gid are the
+/// only ones, and into a mount namespace of that one's (user_namespaces(7)).
+///
+/// # Errors
+/// What was being done, and the kernel's reason.
+pub fn enter_user_namespace() -> Result<(), (String, Errno)> {
+    use nix::sched::{CloneFlags, unshare};
+    let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)
+        .map_err(|errno| ("unshare".to_owned(), errno))?;
+    let texts = [
+        ("uid_map", format!("{uid} {uid} 1\n")),
+        // Without this the kernel lets nobody unprivileged map a gid.
+        ("setgroups", "deny".to_owned()),
+        ("gid_map", format!("{gid} {gid} 1\n")),
+    ];
+    for (file, text) in texts {
+        std::fs::write(format!("/proc/self/{file}"), text)
+            .map_err(|error| (file.to_owned(), Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))))?;
+    }
+    Ok(())
+}

@@ -1,1 +1,97 @@
-//! (being written)
+//! The commands, each in its file. What a person reads is printed here and nowhere else.
+#![allow(clippy::print_stdout)]
+
+mod check;
+mod host;
+mod ps;
+mod request;
+mod serve;
+mod spec;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use clap::CommandFactory;
+
+use crate::cli::{Cli, Command, Runtime};
+use crate::config::pool::ServeConfig;
+use crate::pool::prepare::Places;
+
+/// Why a command ended: the line to print, and the exit status.
+#[derive(Debug)]
+pub struct Failure {
+    /// One line, without the program's name; empty if all has been said.
+    pub line: String,
+    /// 1 for a plain no, 3 configuration, 4 the kernel lacks a feature, 5 launch failed.
+    pub status: u8,
+}
+
+/// Exit status: a file is wrong.
+pub const CONFIGURATION: u8 = 3;
+/// Exit status: the kernel lacks what was asked for.
+pub const KERNEL: u8 = 4;
+/// Exit status: something could not be started.
+pub const LAUNCH: u8 = 5;
+
+impl Failure {
+    fn new(status: u8, line: impl ToString) -> Self {
+        Self { line: line.to_string(), status }
+    }
+}
+
+/// Does what was typed.
+///
+/// # Errors
+/// The command's failure, to be printed by `main`.
+pub fn run(cli: Cli) -> Result<(), Failure> {
+    match cli.command {
+        Command::Serve(arguments) => serve::run(arguments),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Ps(arguments) => ps::run(&arguments),
+        Command::Request(arguments) => request::run(&arguments),
+        Command::Spec(arguments) => spec::run(&arguments),
+        Command::Completions(arguments) => {
+            clap_complete::generate(arguments.shell, &mut Cli::command(), "howdah", &mut io::stdout());
+            Ok(())
+        }
+    }
+}
+
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// An absolute path from an environment variable.
+fn from_environment(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+/// The runtime directory: as typed, as configured, or the default.
+fn runtime_dir(typed: &Runtime, config: Option<&ServeConfig>) -> Result<PathBuf, Failure> {
+    let configured =
+        config.and_then(|config| config.runtime_dir.as_ref()).map(|path| path.as_path().to_owned());
+    let chosen = typed.runtime_dir.clone().or(configured);
+    if let Some(path) = chosen {
+        return std::path::absolute(&path)
+            .map_err(|error| Failure::new(2, format!("{}: {error}", path.display())));
+    }
+    if is_root() {
+        return Ok(PathBuf::from("/run/howdah"));
+    }
+    let base = from_environment("XDG_RUNTIME_DIR");
+    base.map(|base| base.join("howdah")).ok_or_else(|| {
+        Failure::new(2, "no runtime directory: set $XDG_RUNTIME_DIR or give --runtime-dir DIR")
+    })
+}
+
+/// Where things are kept, as `config` says or by default.
+fn places(runtime: PathBuf, config: &ServeConfig) -> Places {
+    let configured = config.state_dir.as_ref().map(|path| path.as_path().to_owned());
+    let by_user = || {
+        let base = from_environment("XDG_STATE_HOME");
+        let home = || from_environment("HOME").map(|home| home.join(".local/state"));
+        base.or_else(home).unwrap_or_else(|| runtime.clone()).join("howdah")
+    };
+    let state = configured.unwrap_or_else(|| if is_root() { "/var/lib/howdah".into() } else { by_user() });
+    Places { state, profiles: Path::new("/etc/howdah/profiles").to_owned(), drain: config.drain, runtime }
+}

@@ -105,3 +105,22 @@ impl Accounts for ListedAccounts {
         self.caller.clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_is_asked_once_for_each_name() {
+        let host = HostAccounts::default();
+        for _ in 0..2 {
+            assert_eq!(host.user("root").unwrap().map(|root| (root.uid, root.gid)), Some((0, 0)));
+            assert_eq!(host.user("no-such-user-here"), Ok(None));
+            assert_eq!(host.group("root"), Ok(Some(0)));
+            assert_eq!(host.group("no-such-group-here"), Ok(None));
+        }
+        assert_eq!((host.users.borrow().len(), host.groups.borrow().len()), (2, 2));
+        let caller = host.caller().map(|caller| caller.uid);
+        assert_eq!(caller, Some(geteuid().as_raw()).filter(|uid| *uid != 0));
+    }
+}

@@ -1,13 +1,13 @@
 //! php-fpm's directives of a pool section: one table of those that a pool
-//! file may set, one of those that are howdah's job, and each value written
-//! as php-fpm's configuration wants it.
+//! file may set, one of those that are howdah's job, and each value in the
+//! words of php-fpm (quoting is for whoever writes its configuration).
 //!
 //! Only what would break the configuration is refused here; whether the
 //! values go together is php-fpm's own to say.
 
 use super::keys;
+use super::shapes::Plain;
 use super::types::{AbsPath, Invalid, parse_duration};
-use super::words::Plain;
 
 /// One directive of php-fpm.
 #[derive(Debug)]
@@ -65,8 +65,8 @@ pub const TABLE: &[Directive] = &[
     directive("ping_path", "ping.path", Text),
     directive("ping_response", "ping.response", Text),
     directive("access_format", "access.format", Text),
-    // One path: php-fpm wants a line for each, and a directive here has one value.
-    since((8, 2), directive("access_suppress_path", "access.suppress_path[]", Text)),
+    // One path: a directive here has one value. php-fpm wants it written "name[] = value".
+    since((8, 2), directive("access_suppress_path", "access.suppress_path", Text)),
     directive("request_slowlog_timeout", "request_slowlog_timeout", Seconds),
     directive("request_slowlog_trace_depth", "request_slowlog_trace_depth", Count),
     directive("request_terminate_timeout", "request_terminate_timeout", Seconds),
@@ -111,7 +111,7 @@ const REFUSED: &[(&str, &str)] = &[
 /// The directive that `key` names, by its key or by php-fpm's own name; or
 /// what to say after `fpm.KEY`.
 pub(super) fn find(key: &str) -> Result<&'static Directive, String> {
-    let bare = |directive: &&Directive| directive.name.trim_end_matches("[]") == key || directive.key == key;
+    let bare = |directive: &&Directive| directive.name == key || directive.key == key;
     if let Some(directive) = TABLE.iter().find(bare) {
         return Ok(directive);
     }
@@ -130,7 +130,7 @@ pub(super) fn find(key: &str) -> Result<&'static Directive, String> {
 }
 
 impl Directive {
-    /// `value` as php-fpm's configuration writes it.
+    /// `value` in php-fpm's words, unquoted.
     pub(super) fn written(&self, value: &Plain) -> Result<String, Invalid> {
         match (self.kind, value) {
             (Count, Plain::Whole(n @ 0..=2_147_483_647)) => Ok(n.to_string()),
@@ -144,9 +144,9 @@ impl Directive {
             (OneOf(words), Plain::Text(text)) => {
                 Err(Invalid::new(format!("must be one of {}, found {text:?}", words.join(", "))))
             }
-            (Path, Plain::Text(text)) => Ok(quoted(&text.parse::<AbsPath>()?.to_string())),
-            (Text | Words, Plain::Text(text)) => one_line(text).map(quoted),
-            (Words, Plain::List(words)) => one_line(&words.join(" ")).map(quoted),
+            (Path, Plain::Text(text)) => Ok(text.parse::<AbsPath>()?.to_string()),
+            (Text | Words, Plain::Text(text)) => one_line(text).map(str::to_owned),
+            (Words, Plain::List(words)) => one_line(&words.join(" ")).map(str::to_owned),
             (kind, value) => Err(Invalid::new(format!("must be {}, found {}", kind.told(), value.told()))),
         }
     }
@@ -193,12 +193,4 @@ pub(super) fn one_line(text: &str) -> Result<&str, Invalid> {
         Some(c) => Err(Invalid::new(format!("must be one line of text, found {c:?} in it"))),
         None => Ok(text),
     }
-}
-
-/// `text` as a value that php-fpm's ini reader takes for `text` itself: in
-/// double quotes, where `"`, `\` and `${` mean something else without a
-/// backslash. `text` has no control characters.
-pub fn quoted(text: &str) -> String {
-    let escaped = text.replace('\\', "\\\\").replace('"', "\\\"").replace("${", "\\${");
-    format!("\"{escaped}\"")
 }

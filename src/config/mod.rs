@@ -1,6 +1,6 @@
 //! Pool files and profiles: from text to typed values.
 //!
-//! A file goes one way: text, [`raw`] serde structs, a [`draft`] with its
+//! A file goes one way: text, `raw` serde structs, a `draft` with its
 //! accounts looked up, and with the defaults below it a [`pool::Pool`]. What
 //! is wrong with it is one line with a place ([`ConfigError`]).
 //!
@@ -8,6 +8,7 @@
 //! on the host is looked at by [`check_host`] alone.
 
 mod accounts;
+mod amounts;
 pub mod directives;
 mod draft;
 mod error;
@@ -15,13 +16,16 @@ mod explain;
 mod host;
 mod keys;
 mod load;
+mod over;
 mod php;
 pub mod pool;
 pub mod profile;
 mod raw;
+mod shapes;
 #[cfg(test)]
 mod tests;
 pub mod types;
+mod who;
 mod words;
 
 pub use accounts::{Accounts, HostAccounts, ListedAccounts};

@@ -10,23 +10,10 @@ use super::error::ConfigError;
 use super::explain::Source;
 use super::pool::{Fpm, Php};
 use super::raw::{RawFpm, RawPhp};
-use super::words::{Pairs, Plain};
+use super::shapes::{Pairs, Plain};
 
 /// `[fpm]`; `access_log` is left for the caller, who knows the defaults.
 pub(super) fn fpm(raw: RawFpm, source: Source<'_>) -> Result<Fpm, ConfigError> {
-    let extra = raw
-        .directives
-        .0
-        .iter()
-        .map(|(key, _)| ("", key))
-        .chain(raw.env.0.iter().map(|(key, _)| ("env.", key)));
-    if let (Some(_), Some((table, key))) = (&raw.config, extra.min_by_key(|(_, key)| key.span().start)) {
-        let key_name = key.get_ref();
-        let _known = if table.is_empty() { directives::find(key_name).map(drop) } else { Ok(()) };
-        _known.map_err(|what| source.error(&key.span(), what))?;
-        let what = format!("fpm.{table}{key_name} has no effect beside fpm.config: write it in that file");
-        return Err(source.error(&key.span(), what));
-    }
     let mut settings = BTreeMap::new();
     for (key, value) in raw.directives.0 {
         let directive = directives::find(key.get_ref()).map_err(|what| source.error(&key.span(), what))?;
@@ -136,7 +123,7 @@ fn text_of(value: &Plain) -> Result<String, String> {
     }
 }
 
-/// A reason behind its key, as [`super::words`] has it.
+/// A reason behind its key, as `words` has it.
 fn sentence(key: &str, reason: &str) -> String {
     if reason.starts_with("must ") { format!("{key} {reason}") } else { format!("{key}: {reason}") }
 }

@@ -42,6 +42,14 @@ pub struct Pool {
     pub start: Start,
 }
 
+impl Pool {
+    /// Where its scripts are, by their paths inside: `[fpm] chdir`, else its first mount.
+    pub fn document_root(&self) -> Option<PathBuf> {
+        let chdir = self.fpm.directives.get("chdir").map(PathBuf::from);
+        chdir.or_else(|| self.mounts.first().map(|mount| mount.target.as_path().to_owned()))
+    }
+}
+
 /// `image`: what a pool's root is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ImageRef {
@@ -103,7 +111,7 @@ pub enum Access {
 /// `[idle]`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Idle {
-    /// `freeze`, default `"30s"`.
+    /// `freeze`, default `"30s"`. Read and checked; nothing freezes an idle pool yet.
     pub freeze: Patience,
     /// `stop`, default `"10m"`.
     pub stop: Patience,
@@ -150,16 +158,17 @@ pub struct Fpm {
     /// `config`: the tenant's own php-fpm configuration, a path of the host.
     pub config: Option<AbsPath>,
     /// php-fpm's directives of the pool section, by php-fpm's name
-    /// (`pm.max_children`), values as php-fpm's configuration writes them.
-    /// Checked against the table of known ones in this room.
+    /// (`pm.max_children`), values in php-fpm's words (`yes`, `30s`), one line
+    /// each, unquoted. Checked against the table of known ones in
+    /// [`super::directives`].
     pub directives: BTreeMap<String, String>,
     /// `access_log = true`: one line for each request comes out with howdah's log.
     pub access_log: bool,
-    /// `[fpm.env]`: environment variables for the workers.
+    /// `[fpm.env]`: environment variables for the workers; values of one line, unquoted.
     pub env: BTreeMap<String, String>,
 }
 
-/// `[php]`
+/// `[php]`. Values are text of one line, unquoted.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Php {
     /// `extensions`: load only these; `None`: all that the image enables.

@@ -1,14 +1,16 @@
 //! The files' shape, for serde: every key there is, and nothing else. Private
-//! to this room; [`super::draft`] turns it into what the program knows.
+//! to this room; `draft` turns it into what the program knows.
+
+use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
-use std::fmt;
 use toml::Spanned;
 
+use super::amounts::{AtLeast, Cores, Idleness, Wait, Whole};
 use super::pool::{Access, Engine, ImageRef, Network, OnFailure, ProfileRef};
+use super::shapes::{Addresses, Pairs, Plain, Table};
 use super::types::{AbsPath, Mode};
-use super::words::{Addresses, AtLeast, Cores, Idleness, Pairs, Plain, Table, Wait, Whole};
 
 /// A pool file, or `[defaults]`.
 #[derive(Deserialize, Default)]

@@ -201,16 +201,19 @@ impl Workshop {
         Ok(filter)
     }
 
-    /// Makes everything that `pool` needs to be launched with `listeners` sockets.
+    /// Plans the container of `pool` with `listeners` sockets, whose root is to
+    /// be `rootfs`. Nothing is made but, for an image not seen before, a sandbox
+    /// in which its php-fpm is asked what it is.
     ///
     /// # Errors
     /// The first thing that is not as the pool asks.
-    pub fn prepare(
+    pub fn plan(
         &mut self,
         pool: &Pool,
         listeners: usize,
         places: &Places,
-    ) -> Result<Prepared, PrepareError> {
+        rootfs: &Path,
+    ) -> Result<Blueprint, PrepareError> {
         let known = self.image(pool, places)?;
         let (image, info, stamp) = &*known;
         let profile = self.profile(pool, places)?;
@@ -224,37 +227,69 @@ impl Workshop {
             Some(wanted) => Some(chosen_extensions(image, info, wanted)?),
             None => None,
         };
-        let state = make_state(pool, places)?;
+        let state = state_directories(pool, places);
         let targets: Vec<&Path> = state
             .iter()
             .map(|(_, target)| target.as_path())
             .chain(pool.mounts.iter().map(|mount| mount.target.as_path()))
             .collect();
         let layout = image.layout(&targets, &configuration_files(image, info, chosen.is_some()))?;
-        let rootfs = places.of_pool(pool).join("rootfs");
         let keys: Vec<_> = conf.keys.iter().cloned().zip(FIRST_LISTENER..).collect();
         let scan_dir = chosen.as_ref().map(|_| Path::new(SCAN_DIR));
+        let environment = conf::environment(&keys, scan_dir);
         let spec = spec::build(&spec::Input {
             pool,
             profile: &profile,
             layout: &layout,
-            rootfs: &rootfs,
+            rootfs,
             state: &state,
             args: conf::command(&image.binary, Path::new(CONF)),
-            env: conf::environment(&keys, scan_dir)
-                .into_iter()
-                .map(|(key, value)| format!("{key}={value}"))
-                .collect(),
+            env: environment.into_iter().map(|(key, value)| format!("{key}={value}")).collect(),
         })?;
         let mut files = vec![("howdah/php-fpm.conf".to_owned(), conf.text)];
         files.extend(chosen.into_iter().flatten());
-        make_root(pool, &rootfs, &layout, &spec, &files)?;
         let mut stamp = stamp.clone();
-        let watched = ["/etc/resolv.conf".into()]
-            .into_iter()
-            .chain(pool.fpm.config.as_ref().map(|c| c.as_path().to_owned()));
-        stamp.0.extend(Stamp::of(watched).0);
-        Ok(Prepared { spec, seccomp, profile, version: info.version, notices: conf.notices, stamp })
+        let own_file = pool.fpm.config.as_ref().map(|path| path.as_path().to_owned());
+        stamp.0.extend(Stamp::of(["/etc/resolv.conf".into()].into_iter().chain(own_file)).0);
+        let prepared =
+            Prepared { spec, seccomp, profile, version: info.version, notices: conf.notices, stamp };
+        Ok(Blueprint { prepared, layout, files, state })
+    }
+
+    /// Makes everything that `pool` needs to be launched with `listeners` sockets.
+    ///
+    /// # Errors
+    /// The first thing that is not as the pool asks.
+    pub fn prepare(
+        &mut self,
+        pool: &Pool,
+        listeners: usize,
+        places: &Places,
+    ) -> Result<Prepared, PrepareError> {
+        let rootfs = places.of_pool(pool).join("rootfs");
+        let blueprint = self.plan(pool, listeners, places, &rootfs)?;
+        make_state(pool, &blueprint.state)?;
+        blueprint.make_root(pool, &rootfs)?;
+        Ok(blueprint.prepared)
+    }
+}
+
+/// A pool's container on paper.
+pub struct Blueprint {
+    /// What a launch needs, once root and state directory are made.
+    pub prepared: Prepared,
+    layout: Layout,
+    files: Vec<(String, String)>,
+    state: Vec<(PathBuf, PathBuf)>,
+}
+
+impl Blueprint {
+    /// Makes the root directory at `rootfs`.
+    ///
+    /// # Errors
+    /// The file that could not be made.
+    pub fn make_root(&self, pool: &Pool, rootfs: &Path) -> Result<(), PrepareError> {
+        make_root(pool, rootfs, &self.layout, &self.prepared.spec, &self.files)
     }
 }
 
@@ -323,25 +358,27 @@ fn configuration_files(image: &Image, info: &Info, own_extensions: bool) -> Vec<
     paths
 }
 
-/// The pool's directories that outlive its generations: where PHP keeps sessions and uploads.
-fn make_state(pool: &Pool, places: &Places) -> Result<Vec<(PathBuf, PathBuf)>, PrepareError> {
+/// The pool's directories that outlive its generations, where PHP keeps
+/// sessions and uploads: the host's path and the path inside.
+fn state_directories(pool: &Pool, places: &Places) -> Vec<(PathBuf, PathBuf)> {
     let own = places.state.join("pools").join(pool.name.as_str());
-    let file = |path: &Path| {
-        let path = path.to_owned();
-        move |error| PrepareError::File { path, error }
-    };
-    DirBuilder::new().recursive(true).mode(0o711).create(&own).map_err(file(&own))?;
-    let mut state = Vec::new();
-    for (name, target) in [("sessions", "/var/lib/php/sessions"), ("uploads", "/var/lib/php/uploads")] {
-        let path = own.join(name);
-        match DirBuilder::new().mode(0o700).create(&path) {
-            Ok(()) => chown(&path, Some(pool.user.uid), Some(pool.user.gid)).map_err(file(&path))?,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => check_state(pool, &path)?,
-            Err(error) => return Err(file(&path)(error)),
+    let pairs = [("sessions", "/var/lib/php/sessions"), ("uploads", "/var/lib/php/uploads")];
+    pairs.into_iter().map(|(name, target)| (own.join(name), PathBuf::from(target))).collect()
+}
+
+/// Makes the pool's state directories, each its user's alone.
+fn make_state(pool: &Pool, state: &[(PathBuf, PathBuf)]) -> Result<(), PrepareError> {
+    for (path, _) in state {
+        let file = |error| PrepareError::File { path: path.clone(), error };
+        let above = path.parent().unwrap_or(path);
+        DirBuilder::new().recursive(true).mode(0o711).create(above).map_err(file)?;
+        match DirBuilder::new().mode(0o700).create(path) {
+            Ok(()) => chown(path, Some(pool.user.uid), Some(pool.user.gid)).map_err(file)?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => check_state(pool, path)?,
+            Err(error) => return Err(file(error)),
         }
-        state.push((path, PathBuf::from(target)));
     }
-    Ok(state)
+    Ok(())
 }
 
 /// A state directory that somebody else owns would show one tenant's sessions to another.

@@ -24,6 +24,8 @@ pub struct Entry {
     pub pool: String,
     /// Where it listens.
     pub listen: Vec<String>,
+    /// Where its scripts are, by their paths inside: `[fpm] chdir`, else its first mount.
+    pub document_root: Option<PathBuf>,
 }
 
 /// `pools/NAME/state.json`: one pool's life so far.

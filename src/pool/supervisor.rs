@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -35,8 +36,9 @@ pub struct Settings {
     pub exit_when_idle: bool,
 }
 
-/// Reads the pool files again.
-pub type Reread = Box<dyn FnMut() -> Vec<Pool>>;
+/// Reads the pool files again: the good pools, and the files and directories
+/// that cannot be read, whose pools stay as they are.
+pub type Reread = Box<dyn FnMut() -> (Vec<Pool>, Vec<PathBuf>)>;
 
 /// What an epoll event is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -696,9 +698,12 @@ impl Supervisor {
     fn reload(&mut self) {
         let systemd = [libsystemd::daemon::NotifyState::Reloading];
         let _ = libsystemd::daemon::notify(false, &systemd);
-        let mut pools = (self.reread)();
+        let (mut pools, unreadable) = (self.reread)();
         for index in 0..self.slots.len() {
             let Some(slot) = &mut self.slots[index] else { continue };
+            if unreadable.iter().any(|path| slot.pool.file.starts_with(path)) {
+                continue;
+            }
             match pools.iter().position(|pool| pool.name == slot.pool.name) {
                 Some(at) => {
                     let pool = pools.swap_remove(at);
@@ -772,6 +777,7 @@ impl Supervisor {
         let entry = |slot: &Slot| Entry {
             pool: slot.pool.name.to_string(),
             listen: slot.listeners.iter().map(|one| one.address().to_string()).collect(),
+            document_root: slot.pool.document_root(),
         };
         let roll = Roll {
             pid: nix::unistd::getpid().as_raw(),

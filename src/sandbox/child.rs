@@ -89,7 +89,7 @@ fn become_program(plan: &Plan, status: BorrowedFd<'_>, go: &OwnedFd) -> Result<I
     }
     // 14. After every mount: Landlock forbids changing them. Before seccomp, which forbids its calls.
     if let Some(rules) = &prepare.landlock {
-        landlock::apply(rules)?;
+        landlock::apply(rules, prepare.no_new_privs)?;
     }
     // 15. What must hold by now is read back, while its calls are still allowed.
     verify(plan)?;

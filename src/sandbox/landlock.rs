@@ -62,7 +62,7 @@ pub fn kernel_abi() -> i32 {
 /// # Errors
 /// A rule whose path cannot be opened, or a kernel that enforces nothing: a
 /// restriction that was asked for is in force, or the launch stops.
-pub(super) fn apply(rules: &Rules) -> Result<(), StepError> {
+pub(super) fn apply(rules: &Rules, no_new_privs: bool) -> Result<(), StepError> {
     let refuse = |what: String| StepError::new(Step::RestrictFiles, what, Errno::last());
     // Rights of ABI 1 are demanded; what came later is enforced where the kernel knows it.
     let mut ruleset = Ruleset::default()
@@ -80,7 +80,8 @@ pub(super) fn apply(rules: &Rules) -> Result<(), StepError> {
             .add_rule(PathBeneath::new(object, purpose.rights()))
             .map_err(|error| refuse(format!("to {}: {error}", path.display())))?;
     }
-    let status = ruleset.restrict_self().map_err(|error| refuse(error.to_string()))?;
+    let status =
+        ruleset.no_new_privs(no_new_privs).restrict_self().map_err(|error| refuse(error.to_string()))?;
     if status.ruleset == RulesetStatus::NotEnforced {
         return Err(StepError::new(Step::RestrictFiles, "(the kernel enforces nothing)", Errno::ENOSYS));
     }

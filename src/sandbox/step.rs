@@ -92,6 +92,23 @@ impl StepError {
         Self { step, object: object.into(), errno }
     }
 
+    /// What to do about it, with its colon, where we know it.
+    fn hint(&self) -> &'static str {
+        match (self.step, self.errno) {
+            (Step::Clone, Errno::ENOSPC) => {
+                ": the limit of user.max_user_namespaces (or of another namespace) is reached: raise it with sysctl"
+            }
+            (Step::Clone, Errno::EPERM | Errno::EINVAL) => {
+                ": this kernel or its settings do not allow user namespaces: see `howdah check`"
+            }
+            (Step::AttachMount, Errno::ENOENT) => ": create it, or take the mount out of the pool file",
+            (Step::AttachMount, Errno::ELOOP) => {
+                ": its target goes through a symlink: name the real directory"
+            }
+            _ => "",
+        }
+    }
+
     /// The error as bytes for the status pipe; at most PIPE_BUF of them, so that one write(2) is whole (pipe(7)).
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = vec![self.step as u8];
@@ -115,7 +132,7 @@ impl fmt::Display for StepError {
         if !self.object.is_empty() {
             write!(f, " {}", self.object)?;
         }
-        write!(f, ": {} ({:?})", self.errno.desc(), self.errno)
+        write!(f, ": {} ({:?}){}", self.errno.desc(), self.errno, self.hint())
     }
 }
 

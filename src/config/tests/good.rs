@@ -120,13 +120,13 @@ on_failure = "hold"
     assert_eq!(
         directives,
         [
-            ("access.format", r#""%R \"%m\" \${x}""#),
+            ("access.format", r#"%R "%m" ${x}"#),
             ("clear_env", "yes"),
             ("pm.max_children", "5"),
             ("pm.max_requests", "500"),
             ("request_slowlog_timeout", "5s"),
             ("request_terminate_timeout", "120s"),
-            ("security.limit_extensions", "\".php .phar\""),
+            ("security.limit_extensions", ".php .phar"),
         ]
     );
     assert!(pool.fpm.access_log);
@@ -188,16 +188,6 @@ env.A = "own"
     assert_eq!((pool.fpm.env["A"].as_str(), pool.fpm.env["B"].as_str()), ("own", "below"));
     assert_eq!(pool.php.extensions, Some(vec!["gd".into()]));
     assert_eq!((pool.network, pool.start.timeout), (Network::Host, Duration::from_secs(1)));
-}
-
-#[test]
-fn a_whole_fpm_configuration_takes_no_directive_from_the_defaults() {
-    let below = defaults("[defaults.fpm]\nmax_children = 2\nenv.A = \"x\"\naccess_log = true\n");
-    let pool = parse_over("listen = \"/a\"\nuser = \"blog\"\nfpm.config = \"/c.conf\"\n", &below).unwrap();
-    assert!(pool.fpm.directives.is_empty() && pool.fpm.env.is_empty() && pool.fpm.access_log);
-    let below = defaults("[defaults.fpm]\nconfig = \"/c.conf\"\n");
-    let pool = parse_over("listen = \"/a\"\nuser = \"blog\"\nfpm.max_children = 3\n", &below).unwrap();
-    assert_eq!((pool.fpm.config, pool.fpm.directives["pm.max_children"].as_str()), (None, "3"));
 }
 
 #[test]

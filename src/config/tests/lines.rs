@@ -425,14 +425,6 @@ fn fpm() {
         "/p/blog.toml:4: fpm.env.A must be one line of text, found '\\0' in it",
     );
     refused(
-        "[fpm]\nconfig = \"/c\"\nmax_children = 5\n",
-        "/p/blog.toml:5: fpm.max_children has no effect beside fpm.config: write it in that file",
-    );
-    refused(
-        "[fpm]\nconfig = \"/c\"\nenv.A = \"5\"\n",
-        "/p/blog.toml:5: fpm.env.A has no effect beside fpm.config: write it in that file",
-    );
-    refused(
         "[fpm]\nbinary = \"php-fpm\"\n",
         "/p/blog.toml:4: fpm.binary: \"php-fpm\" is relative: write an absolute path",
     );

@@ -162,8 +162,4 @@ fn ten_thousand_pools_load_quickly() {
     assert_eq!((loaded.pools.len(), loaded.errors.len()), (10_000, 0));
     let took = begin.elapsed();
     assert!(took.as_secs() < 15, "took {took:?}");
-    eprintln!(
-        "10,000 pool files: {took:?}, {} bytes each beside the heap",
-        size_of::<super::super::pool::Pool>()
-    );
 }

@@ -182,3 +182,12 @@ fn every_key_of_the_list_is_known() {
         assert!(!line.contains("unknown key"), "{line}");
     }
 }
+
+/// Nesting without end must be an error, not the end of the stack.
+#[test]
+fn deep_nesting_is_refused() {
+    for open in ["[", "{a=", "{a=["] {
+        never_panics_and_prints_one_line(&format!("listen = {}", open.repeat(100_000)));
+    }
+    never_panics_and_prints_one_line(&format!("{}a = 1", "a.".repeat(500_000)));
+}

@@ -1,0 +1,168 @@
+//! `howdah serve` with pools of a bench's own, seen from outside: its
+//! command line, its notify message and `howdah ps --json`.
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::php::{Extensions, Stage, Workers};
+use super::{During, Outcome, processes};
+
+/// The program that `cargo bench` built.
+const HOWDAH: &str = env!("CARGO_BIN_EXE_howdah");
+
+/// A pool file's content: `listen` is all that differs between the pools of a bench.
+pub(crate) fn pool_file(
+    stage: &Stage,
+    listen: &Path,
+    extensions: Extensions,
+    workers: Workers,
+    stop: &str,
+) -> String {
+    let Workers { pm, max_children } = workers;
+    let php = match extensions {
+        Extensions::Full => "",
+        Extensions::Small => "\n[php]\nextensions = []\n",
+    };
+    format!(
+        "listen = {listen:?}\nuser = {user:?}\n\
+         \n[socket]\nmode = \"0666\"\n\
+         \n[[mount]]\nsource = {site:?}\n\
+         \n[idle]\nfreeze = \"never\"\nstop = {stop:?}\n\
+         \n[fpm]\nbinary = {php_fpm:?}\npm = {pm:?}\nmax_children = {max_children}\n{php}",
+        user = stage.user.name,
+        site = stage.site(),
+        php_fpm = stage.php_fpm,
+    )
+}
+
+/// A running `howdah serve`; ended when dropped.
+pub(crate) struct Serve {
+    /// Its process id.
+    pub(crate) pid: u32,
+    /// From its start to READY=1.
+    pub(crate) took: Duration,
+    dir: PathBuf,
+}
+
+impl Serve {
+    /// Starts it in `stage.dir/name` with `pools` (name and content of each
+    /// file); returns once it has said READY=1.
+    pub(crate) fn start(
+        stage: &Stage,
+        name: &str,
+        pools: impl Iterator<Item = (String, String)>,
+    ) -> Outcome<Self> {
+        let dir = stage.dir.join(name);
+        fs::create_dir_all(dir.join("pools"))?;
+        for (pool, content) in pools {
+            fs::write(dir.join("pools").join(pool).with_extension("toml"), content)?;
+        }
+        let state = dir.join("state");
+        fs::write(dir.join("howdah.toml"), format!("[serve]\nstate_dir = {state:?}\n"))?;
+        let notify = dir.join("notify.sock");
+        let notified = UnixDatagram::bind(&notify).during("bind the notify socket")?;
+        notified.set_read_timeout(Some(Duration::from_millis(50)))?;
+
+        let log = File::create(dir.join("log"))?;
+        let began = Instant::now();
+        let mut child = Command::new(HOWDAH)
+            .arg("serve")
+            .args(["--runtime-dir".as_ref(), dir.join("run").as_os_str()])
+            .args(["--config".as_ref(), dir.join("howdah.toml").as_os_str()])
+            .arg(dir.join("pools"))
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("NOTIFY_SOCKET", &notify)
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .during("start howdah serve")?;
+        // Ended by Drop, also when it never gets ready.
+        let mut serve = Self { pid: child.id(), took: Duration::ZERO, dir };
+        let mut message = [0; 4096];
+        while began.elapsed() < Duration::from_secs(60) {
+            match notified.recv(&mut message) {
+                Ok(length) if message[..length].split(|b| *b == b'\n').any(|line| line == b"READY=1") => {
+                    serve.took = began.elapsed();
+                    return Ok(serve);
+                }
+                Err(error) if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                    return Err(error.into());
+                }
+                _ => {}
+            }
+            if let Some(status) = child.try_wait()? {
+                return Err(
+                    format!("serve ended before it was ready ({status}){}", serve.last_words()).into()
+                );
+            }
+        }
+        Err(format!("serve did not say READY=1 in a minute{}", serve.last_words()).into())
+    }
+
+    /// What it knows of `pool`, by `howdah ps --json`.
+    pub(crate) fn pool(&self, pool: &str) -> Outcome<Value> {
+        let output = Command::new(HOWDAH)
+            .args(["ps", "--json", "--runtime-dir"])
+            .arg(self.dir.join("run"))
+            .output()
+            .during("howdah ps")?;
+        let pools: Vec<Value> = serde_json::from_slice(&output.stdout)
+            .during(format!("howdah ps --json ({})", String::from_utf8_lossy(&output.stderr).trim()))?;
+        let found = pools.into_iter().find(|entry| entry["pool"] == pool);
+        found.ok_or_else(|| format!("howdah ps does not list {pool}").into())
+    }
+
+    /// Waits until nothing of `pool` runs; what `ps` says of it then.
+    pub(crate) fn wait_until_cold(&self, pool: &str) -> Outcome<Value> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let seen = self.pool(pool)?;
+            if seen["state"] == "cold" {
+                return Ok(seen);
+            }
+            if Instant::now() > deadline {
+                return Err(format!("{pool} is {} ten seconds after its request", seen["state"]).into());
+            }
+            sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The end of its log, to be put behind an error.
+    pub(crate) fn last_words(&self) -> String {
+        last_words(&self.dir.join("log"))
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        processes::end(self.pid, Duration::from_secs(5));
+    }
+}
+
+/// The last line of a log, to be put behind an error.
+pub(crate) fn last_words(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    text.lines().next_back().map(|line| format!(": {line}")).unwrap_or_default()
+}
+
+/// The steps of a pool's last start and how long each took, ms, from its entry
+/// in `ps --json`: `"last_start_steps_ms": [["clone", 0.2], ["mounts", 0.4], …]`.
+/// Empty where howdah does not tell.
+pub(crate) fn start_steps(pool: &Value) -> Vec<(String, f64)> {
+    let steps = pool["last_start_steps_ms"].as_array();
+    steps
+        .into_iter()
+        .flatten()
+        .filter_map(|step| Some((step[0].as_str()?.to_owned(), step[1].as_f64()?)))
+        .collect()
+}

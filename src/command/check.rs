@@ -1,0 +1,208 @@
+//! `howdah check`: the host, and every pool file with what would be in force.
+
+use std::path::PathBuf;
+use std::process;
+
+use serde::Serialize;
+
+use super::host::Host;
+use super::{CONFIGURATION, Failure, KERNEL, places};
+use crate::cli::Check;
+use crate::config::pool::Pool;
+use crate::config::{HostAccounts, check_host, load_pools, load_serve};
+use crate::pool::prepare::{Blueprint, Places, PrepareError, Workshop};
+use crate::spec;
+
+/// One pool file that can be read.
+#[derive(Debug, Serialize)]
+struct Told {
+    pool: String,
+    file: PathBuf,
+    listen: Vec<String>,
+    user: String,
+    image: String,
+    php: Option<String>,
+    profile: String,
+    /// What the profile leaves open that `hosting` closes.
+    weakened: Vec<String>,
+    /// cgroup v2 files and values, the profile's defaults among them.
+    limits: Vec<(String, String)>,
+    /// Those of them whose controller this host does not have.
+    limits_not_in_force: Vec<String>,
+    notices: Vec<String>,
+    errors: Vec<String>,
+}
+
+/// Everything, as `--json` prints it.
+#[derive(Debug, Serialize)]
+struct Report {
+    host: Host,
+    pools: Vec<Told>,
+    errors: Vec<String>,
+    notices: Vec<String>,
+}
+
+pub(super) fn run(arguments: &Check) -> Result<(), Failure> {
+    let host = Host::look();
+    let accounts = HostAccounts::default();
+    let (config, defaults) = load_serve(arguments.files.config.as_deref(), &accounts)
+        .map_err(|error| Failure::new(CONFIGURATION, error))?;
+    let loaded = load_pools(&arguments.files.pools, &defaults, &accounts);
+    // A runtime directory of this check's own: nothing of a running serve is touched.
+    let scratch = std::env::temp_dir().join(format!("howdah-check-{}", process::id()));
+    let places = places(scratch.clone(), &config);
+    let mut workshop = Workshop::default();
+    let can_run = host.refusal().is_none();
+    let pools = loaded.pools.iter().map(|pool| tell(pool, &host, &mut workshop, &places, can_run)).collect();
+    let _ = std::fs::remove_dir_all(&scratch);
+    let report = Report {
+        host,
+        pools,
+        errors: loaded.errors.iter().map(ToString::to_string).collect(),
+        notices: loaded.notices.iter().map(ToString::to_string).collect(),
+    };
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&report).unwrap_or_default());
+    } else {
+        print(&report);
+    }
+    verdict(&report)
+}
+
+fn verdict(report: &Report) -> Result<(), Failure> {
+    let wrong = report.errors.len() + report.pools.iter().filter(|pool| !pool.errors.is_empty()).count();
+    if let Some(refusal) = report.host.refusal() {
+        return Err(Failure::new(KERNEL, refusal));
+    }
+    match wrong {
+        0 => Ok(()),
+        1 => Err(Failure::new(CONFIGURATION, "1 pool file is not right (above)")),
+        wrong => Err(Failure::new(CONFIGURATION, format!("{wrong} pool files are not right (above)"))),
+    }
+}
+
+fn tell(pool: &Pool, host: &Host, workshop: &mut Workshop, places: &Places, can_run: bool) -> Told {
+    let mut errors: Vec<String> = check_host(pool).iter().map(ToString::to_string).collect();
+    let rootfs = places.of_pool(pool).join("rootfs");
+    let planned = can_run.then(|| workshop.plan(pool, pool.listen.len(), places, &rootfs));
+    let blueprint = match planned {
+        Some(Ok(blueprint)) => Some(blueprint.prepared),
+        Some(Err(error)) if errors.is_empty() => {
+            errors.push(format!("{}: {error}", pool.file.display()));
+            None
+        }
+        Some(Err(_)) | None => None,
+    };
+    let mut limits: Vec<(String, String)> = blueprint
+        .as_ref()
+        .map(|prepared| spec::unified(&pool.limits, &prepared.profile.limits).into_iter().collect())
+        .unwrap_or_default();
+    limits.sort();
+    let controlled = |key: &str| {
+        let controller = key.split('.').next().unwrap_or(key);
+        host.root && host.cgroup_controllers.iter().any(|known| known == controller)
+    };
+    let missing: Vec<String> =
+        limits.iter().map(|(key, _)| key.clone()).filter(|key| !controlled(key)).collect();
+    for key in spec::demanded(&pool.limits).into_iter().filter(|key| !controlled(key)) {
+        errors.push(format!(
+            "{}: limit {key} needs a cgroup v2 controller that this host does not have: \
+             enable it or take the limit out",
+            pool.file.display()
+        ));
+    }
+    let version = |(major, minor, patch): (u32, u32, u32)| format!("{major}.{minor}.{patch}");
+    Told {
+        pool: pool.name.to_string(),
+        file: pool.file.clone(),
+        listen: pool.listen.iter().map(ToString::to_string).collect(),
+        user: pool.user.name.to_string(),
+        image: match &pool.image {
+            crate::config::pool::ImageRef::Host => "host".to_owned(),
+            crate::config::pool::ImageRef::Directory(path) => path.to_string(),
+        },
+        php: blueprint.as_ref().map(|prepared| version(prepared.version)),
+        profile: blueprint.as_ref().map(|prepared| prepared.profile.name.to_string()).unwrap_or_default(),
+        weakened: blueprint.as_ref().map(|prepared| prepared.profile.weakened()).unwrap_or_default(),
+        limits,
+        limits_not_in_force: missing,
+        notices: blueprint.map(|prepared| prepared.notices).unwrap_or_default(),
+        errors,
+    }
+}
+
+fn print(report: &Report) {
+    let host = &report.host;
+    let yes = |on: bool| if on { "yes" } else { "NO" };
+    println!("host");
+    println!("  kernel            {}", host.kernel);
+    println!("  user namespaces   {}", yes(host.user_namespaces));
+    println!("  seccomp           {}", yes(host.seccomp));
+    match host.landlock_abi {
+        0 => println!("  Landlock          NO: pools need `landlock = false` in a profile of your own"),
+        abi => println!("  Landlock          ABI {abi}"),
+    }
+    let controllers = match host.cgroup_controllers.as_slice() {
+        [] => "no controllers: limits of memory, processes and CPU cannot be set".to_owned(),
+        some => some.join(" "),
+    };
+    match &host.cgroup {
+        Some(mount) => println!("  cgroup v2         {mount} ({controllers})"),
+        None => println!("  cgroup v2         NO: pools are frozen by SIGSTOP and have no limits"),
+    }
+    println!("  php-fpm           {}", host.php_fpm.as_deref().unwrap_or("none (apt-get install php-fpm)"));
+    println!("  runs as           {}", if host.root { "root" } else { "an unprivileged user (rootless)" });
+    report.pools.iter().for_each(print_pool);
+    for notice in &report.notices {
+        println!("notice: {notice}");
+    }
+    for error in &report.errors {
+        println!("error: {error}");
+    }
+}
+
+fn print_pool(pool: &Told) {
+    println!("pool {}", pool.pool);
+    println!("  listens on        {}", pool.listen.join(", "));
+    let php = pool.php.as_deref().map(|version| format!(", php-fpm {version}")).unwrap_or_default();
+    println!("  runs              as {}, image {}{php}", pool.user, pool.image);
+    if !pool.profile.is_empty() {
+        let weaker = match pool.weakened.as_slice() {
+            [] => String::new(),
+            some => format!(", WEAKENED: {}", some.join("; ")),
+        };
+        println!("  profile           {}{weaker}", pool.profile);
+        let in_force = |key: &String| !pool.limits_not_in_force.contains(key);
+        let limits: Vec<_> = pool
+            .limits
+            .iter()
+            .filter(|(key, _)| in_force(key))
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        println!(
+            "  limits in force   {}",
+            if limits.is_empty() { "none by cgroup".to_owned() } else { limits.join(" ") }
+        );
+        if !pool.limits_not_in_force.is_empty() {
+            println!(
+                "  not in force      {} (default limits; no controller)",
+                pool.limits_not_in_force.join(" ")
+            );
+        }
+    }
+    for notice in &pool.notices {
+        println!("  notice: {notice}");
+    }
+    for error in &pool.errors {
+        println!("  error: {error}");
+    }
+}
+
+/// Used by `spec` too: the container of one pool file on paper, or why there is none.
+pub(super) fn plan_one(
+    pool: &Pool,
+    places: &Places,
+    rootfs: &std::path::Path,
+) -> Result<Blueprint, PrepareError> {
+    Workshop::default().plan(pool, pool.listen.len(), places, rootfs)
+}

@@ -1,0 +1,116 @@
+//! `howdah ps`: the pools of a running serve.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::{Failure, runtime_dir};
+use crate::cli::Ps;
+use crate::pool::quiesce;
+use crate::pool::record::{self, Entry, Record, Roll};
+use crate::sandbox::cgroup::Cgroup;
+
+pub(super) fn run(arguments: &Ps) -> Result<(), Failure> {
+    let runtime = runtime_dir(&arguments.runtime, None)?;
+    let roll = read_roll(&runtime)?;
+    let rows: Vec<(Entry, Record)> = roll
+        .pools
+        .into_iter()
+        .map(|entry| {
+            let record = record::read(&record::record_file(&runtime, &entry.pool));
+            let cold = Record { state: "cold".to_owned(), ..Record::default() };
+            (entry, record.unwrap_or(cold))
+        })
+        .collect();
+    if arguments.json {
+        let all: Vec<Value> = rows.iter().map(|(entry, record)| to_json(entry, record)).collect();
+        println!("{}", serde_json::to_string_pretty(&all).unwrap_or_default());
+    } else {
+        print(&rows);
+    }
+    Ok(())
+}
+
+/// The roll of the serve that runs at `runtime`.
+pub(super) fn read_roll(runtime: &Path) -> Result<Roll, Failure> {
+    let file = record::roll_file(runtime);
+    let roll: Roll = record::read(&file).map_err(|error| {
+        let hint = "is `howdah serve` running there? (--runtime-dir DIR names another)";
+        Failure::new(1, format!("{}: {error}: {hint}", file.display()))
+    })?;
+    if nix::sys::signal::kill(nix::unistd::Pid::from_raw(roll.pid), None) == Err(nix::errno::Errno::ESRCH) {
+        let line =
+            format!("{}: the serve that wrote it (pid {}) is gone: start it again", file.display(), roll.pid);
+        return Err(Failure::new(1, line));
+    }
+    Ok(roll)
+}
+
+/// Memory in use, bytes: the cgroup's, or without the controller what its processes have for themselves (PSS).
+fn memory(record: &Record) -> Option<u64> {
+    let cgroup = record.cgroup.as_deref().and_then(|path| Cgroup::open(path).ok());
+    if let Some(bytes) = cgroup.as_ref().and_then(Cgroup::memory_bytes) {
+        return Some(bytes);
+    }
+    let pids = match cgroup {
+        Some(cgroup) => cgroup.processes().ok()?,
+        None => quiesce::tree(nix::unistd::Pid::from_raw(record.pid?)),
+    };
+    let pss = |pid: nix::unistd::Pid| -> Option<u64> {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+        line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib * 1024)
+    };
+    Some(pids.into_iter().filter_map(pss).sum())
+}
+
+fn cpu(record: &Record) -> Option<u64> {
+    Cgroup::open(record.cgroup.as_deref()?).ok()?.cpu_usec()
+}
+
+fn to_json(entry: &Entry, record: &Record) -> Value {
+    json!({
+        "pool": entry.pool,
+        "state": record.state,
+        "listen": entry.listen,
+        "generation": record.generation,
+        "pid": record.pid,
+        "cgroup": record.cgroup,
+        "memory_bytes": memory(record),
+        "cpu_usec": cpu(record),
+        "starts": record.starts,
+        "last_start_ms": record.last_start_ms,
+        "last_start_steps_ms": record.last_start_steps_ms,
+        "last_error": record.last_error,
+        "weakened": record.weakened,
+        "limits_not_in_force": record.limits_not_in_force,
+    })
+}
+
+fn print(rows: &[(Entry, Record)]) {
+    let dash = || "-".to_owned();
+    let width = rows.iter().map(|(entry, _)| entry.pool.len()).max().unwrap_or(0).max(4);
+    println!(
+        "{:width$}  {:8}  {:>6}  {:>9}  {:>6}  {:>9}  LISTEN",
+        "POOL", "STATE", "PID", "MEMORY", "STARTS", "START"
+    );
+    for (entry, record) in rows {
+        let pid = record.pid.map_or_else(dash, |pid| pid.to_string());
+        let memory = record.pid.and_then(|_| memory(record));
+        let memory = memory.map_or_else(dash, |bytes| format!("{:.1}M", bytes as f64 / f64::from(1 << 20)));
+        let start = record.last_start_ms.map_or_else(dash, |ms| format!("{ms:.1}ms"));
+        println!(
+            "{:width$}  {:8}  {pid:>6}  {memory:>9}  {:>6}  {start:>9}  {}",
+            entry.pool,
+            record.state,
+            record.starts,
+            entry.listen.join(" ")
+        );
+        if !record.weakened.is_empty() {
+            println!("{:width$}  weakened: {}", "", record.weakened.join("; "));
+        }
+        if let Some(error) = &record.last_error {
+            println!("{:width$}  last error: {error}", "");
+        }
+    }
+}
