@@ -22,6 +22,6 @@ $writable = array_filter(
 echo 'files of /:  ', implode(' ', $entries('/')), "\n";
 echo 'processes:   ', implode(' ', $processes), "\n";
 echo 'accounts:    ', implode(' ', $accounts), "\n";
-echo 'interfaces:  ', implode(' ', $interfaces), "\n";
+echo 'interfaces:  ', implode(' ', $interfaces) ?: 'not to be seen', "\n";
 echo 'can write:   ', implode(' ', array_unique($writable)) ?: 'nowhere', "\n";
 echo 'status:      ', implode(', ', array_map(fn ($line) => strtr($line, "\t", ' '), $status)), "\n";
