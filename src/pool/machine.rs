@@ -27,7 +27,7 @@ pub struct Timing {
 impl Timing {
     /// Timing of a pool that stops after `stop` and whose idle workers php-fpm
     /// ends after `worker_idle`: looks are close enough that no request falls
-    /// between two of them unseen, and that a stop is at most an eighth of `stop` late.
+    /// between two of them unseen, and that a stop is less than a quarter of `stop` late.
     pub fn new(start_timeout: Duration, stop: Option<Duration>, worker_idle: Duration) -> Self {
         let look = stop.map_or(Duration::from_secs(3600), |stop| (stop / 8).min(worker_idle / 2));
         Self { start_timeout, stop, look: look.max(Duration::from_millis(1)) }
@@ -190,7 +190,7 @@ const LAST_ASK: Duration = Duration::from_millis(64);
 const FREEZE_LIMIT: Duration = Duration::from_millis(500);
 /// How often a draining pool is looked into.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
-/// A generation that lived this long has shown that it can: its end counts as the first failure.
+/// A generation that lived this long has shown that it can: when it ends, the next may start at once.
 const PROVEN: Duration = Duration::from_secs(60);
 /// The longest backoff.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
@@ -235,6 +235,7 @@ impl Machine {
         let own = match self.state {
             State::Cold | State::Ended | State::Stopping { .. } => None,
             State::Starting { since, ready: false, .. } => Some(since + self.timing.start_timeout),
+            State::Warm { .. } if self.timing.stop.is_none() && self.drain.is_none() => None,
             State::Starting { .. } | State::Warm { .. } => self.next_look,
             State::Freezing { since, .. } => Some(since + FREEZE_LIMIT),
             State::Backoff { until } => Some(until),
@@ -256,6 +257,7 @@ impl Machine {
 
             (Starting { since, pause, .. }, Event::Ready) => {
                 self.state = Starting { since, ready: true, pause };
+                self.next_look = Some(since + self.timing.start_timeout);
                 vec![Action::AskAccepted]
             }
             (Starting { .. }, Event::Accepted(true)) => {
@@ -269,10 +271,12 @@ impl Machine {
                 vec![]
             }
             (Starting { since, .. }, Event::Deadline) => {
-                let late = now >= since + self.timing.start_timeout;
-                if late || self.drain.is_some_and(|drain| now >= drain.until) {
+                if now >= since + self.timing.start_timeout {
                     self.state = Stopping { then: self.after_failure() };
                     vec![Action::ReportTimeout, Action::Kill]
+                } else if self.drain.is_some_and(|drain| now >= drain.until) {
+                    self.state = Stopping { then: After::Ended };
+                    vec![Action::ReportCut, Action::Kill]
                 } else {
                     vec![Action::AskAccepted]
                 }
@@ -300,8 +304,12 @@ impl Machine {
                 self.state = Stopping { then: After::Cold };
                 vec![Action::Kill]
             }
-            (Freezing { .. }, Event::Inspected { busy: true } | Event::FreezeFailed | Event::Deadline) => {
-                self.go_on(now)
+            (Freezing { .. }, Event::Inspected { busy: true } | Event::FreezeFailed) => self.go_on(now),
+            (Freezing { .. }, Event::Deadline) => {
+                let actions = self.go_on(now);
+                // What cannot stand still must at least get on with its work.
+                self.next_look = Some(now + self.look_pause().max(FREEZE_LIMIT));
+                actions
             }
 
             (Stopping { then }, Event::Exited { waiting }) => self.after_stop(then, waiting, now),
@@ -357,6 +365,10 @@ impl Machine {
     }
 
     fn start(&mut self, now: Instant) -> Vec<Action> {
+        if let Some(drain) = &mut self.drain {
+            // The one that got it is gone.
+            drain.quit_sent = false;
+        }
         self.state = State::Starting { since: now, ready: false, pause: FIRST_ASK };
         vec![Action::Unwatch, Action::Launch]
     }
@@ -465,12 +477,13 @@ impl Machine {
     }
 
     fn begin_drain(&mut self, now: Instant, until: Instant, waiting: bool) -> Vec<Action> {
-        if self.drain.is_none() {
-            self.drain = Some(Drain { since: now, until, quit_sent: false });
-        }
+        let first = Drain { since: now, until, quit_sent: false };
+        let drain = self.drain.get_or_insert(first);
+        // Told again, it may hurry, and never dawdle.
+        drain.until = drain.until.min(until);
         let mut actions = vec![Action::StopListening];
         actions.extend(match self.state {
-            State::Cold if waiting => self.start(now),
+            State::Cold if waiting && now < until => self.start(now),
             State::Cold | State::Backoff { .. } => {
                 let mut actions = vec![Action::Unwatch];
                 actions.extend(self.end());

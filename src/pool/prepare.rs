@@ -99,10 +99,13 @@ impl Places {
     }
 }
 
+/// An image that has been asked: where it is, what its php-fpm says of itself, and what that rests on.
+type Known = (Image, Info, Stamp);
+
 /// What is the same for many pools, made once.
 #[derive(Default)]
 pub struct Workshop {
-    images: HashMap<(ImageRef, Option<AbsPath>), Rc<(Image, Info, Stamp)>>,
+    images: HashMap<(ImageRef, Option<AbsPath>), Rc<Known>>,
     filters: Vec<(Rc<Profile>, Rc<[BpfProgram]>)>,
 }
 
@@ -130,7 +133,10 @@ impl Prepared {
 
 /// Files and directories by their change times: what a prepared pool rests on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Stamp(Vec<(PathBuf, Option<(i64, i64, u64)>)>);
+pub struct Stamp(Vec<(PathBuf, Option<Mark>)>);
+
+/// A change time (seconds and nanoseconds) and an inode.
+type Mark = (i64, i64, u64);
 
 impl Stamp {
     fn of(paths: impl IntoIterator<Item = PathBuf>) -> Self {
@@ -143,7 +149,7 @@ impl Stamp {
         )
     }
 
-    fn read(path: &Path) -> Option<(i64, i64, u64)> {
+    fn read(path: &Path) -> Option<Mark> {
         let data = fs::metadata(path).ok()?;
         Some((data.ctime(), data.ctime_nsec(), data.ino()))
     }
@@ -165,7 +171,7 @@ impl Workshop {
     ///
     /// # Errors
     /// No image, no php-fpm, one that is too old or does not run.
-    pub fn image(&mut self, pool: &Pool, places: &Places) -> Result<Rc<(Image, Info, Stamp)>, PrepareError> {
+    pub fn image(&mut self, pool: &Pool, places: &Places) -> Result<Rc<Known>, PrepareError> {
         let key = (pool.image.clone(), pool.fpm.binary.clone());
         if let Some(known) = self.images.get(&key).filter(|known| known.2.holds()) {
             return Ok(Rc::clone(known));

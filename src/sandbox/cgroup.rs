@@ -51,7 +51,7 @@ pub fn mount_point() -> Result<PathBuf, CgroupError> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(|_| CgroupError::NotMounted)?;
     mounts
         .lines()
-        .filter_map(|line| line.split_once(" - ").map(|(head, tail)| (head, tail)))
+        .filter_map(|line| line.split_once(" - "))
         .find(|(_, tail)| tail.starts_with("cgroup2 "))
         .and_then(|(head, _)| head.split(' ').nth(4))
         .map(PathBuf::from)

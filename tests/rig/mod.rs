@@ -1,0 +1,304 @@
+//! A howdah of one test's own: its directories, its `serve`, its end. Nothing
+//! of it outlives the test, also when the test panics.
+#![allow(dead_code, missing_docs, unreachable_pub, clippy::print_stderr)]
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use howdah::fpm::client::{Request, Response, exchange};
+use serde_json::Value;
+
+/// The binary under test.
+pub const HOWDAH: &str = env!("CARGO_BIN_EXE_howdah");
+
+/// Two accounts that every Debian has: user, uid, gid.
+pub const TENANT: (&str, u32, u32) = ("www-data", 33, 33);
+pub const OTHER: (&str, u32, u32) = ("backup", 34, 34);
+
+/// Polls until `done` gives something, at most `limit`.
+pub fn wait_for<T>(what: &str, limit: Duration, mut done: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + limit;
+    loop {
+        if let Some(value) = done() {
+            return value;
+        }
+        assert!(Instant::now() < end, "waited {limit:?} in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A directory with pools, sites and a state directory, and at most one serve.
+pub struct Rig {
+    directory: tempfile::TempDir,
+    serve: Option<Child>,
+    arguments: Vec<String>,
+}
+
+impl Rig {
+    /// An empty one. Needs root, as all tests of the sandbox do.
+    pub fn new() -> Self {
+        assert!(nix::unistd::geteuid().is_root(), "this test needs root: run ./test");
+        let directory = tempfile::Builder::new().prefix("howdah-test-").tempdir_in("/tmp").unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let rig = Self { directory, serve: None, arguments: Vec::new() };
+        fs::create_dir(rig.path("pools")).unwrap();
+        rig.write("howdah.toml", &format!("[serve]\nstate_dir = {:?}\ndrain = \"5s\"\n", rig.path("state")));
+        rig
+    }
+
+    /// A path below the directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Writes a file below the directory, with its directories, readable by all.
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Makes the site `NAME/SCRIPT`, and a directory `NAME/` that belongs to `owner`.
+    pub fn site(&self, name: &str, script: &str, text: &str, owner: (&str, u32, u32)) -> PathBuf {
+        let path = self.write(&format!("{name}/{script}"), text);
+        chown(self.path(name), Some(owner.1), Some(owner.2)).unwrap();
+        path
+    }
+
+    /// Writes the pool file `NAME.toml`: listens on `NAME.sock`, runs as [`TENANT`],
+    /// has the site `NAME/` (if it is there) as its document root; `more` is appended.
+    pub fn pool(&self, name: &str, more: &str) -> PathBuf {
+        self.pool_of(name, TENANT.0, more)
+    }
+
+    /// The same for another user.
+    pub fn pool_of(&self, name: &str, user: &str, more: &str) -> PathBuf {
+        let site = self.path(name);
+        let mount = if site.is_dir() { format!("[[mount]]\nsource = {site:?}\n") } else { String::new() };
+        let text = format!("listen = {:?}\nuser = {user:?}\n{mount}{more}\n", self.socket(name));
+        self.write(&format!("pools/{name}.toml"), &text)
+    }
+
+    /// The socket of a pool.
+    pub fn socket(&self, name: &str) -> PathBuf {
+        self.path(&format!("{name}.sock"))
+    }
+
+    /// A profile file: `hosting` but for `text`; its path is what a pool's `profile` names.
+    pub fn profile(&self, name: &str, text: &str) -> PathBuf {
+        self.write(&format!("profiles/{name}.toml"), text)
+    }
+
+    /// Adds arguments of serve.
+    pub fn with(mut self, arguments: &[&str]) -> Self {
+        self.arguments.extend(arguments.iter().map(|word| (*word).to_owned()));
+        self
+    }
+
+    /// Starts serve on `pools/` and waits until it is ready.
+    pub fn serve(&mut self) -> &mut Self {
+        let log = File::create(self.path("log")).unwrap();
+        let mut command = Command::new(HOWDAH);
+        command.args(["serve", "-v", "--runtime-dir"]).arg(self.path("run"));
+        command.arg("--config").arg(self.path("howdah.toml")).args(&self.arguments).arg(self.path("pools"));
+        let child =
+            command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        self.serve = Some(child);
+        self.wait_log("howdah: ready:");
+        self
+    }
+
+    /// The process id of serve.
+    pub fn pid(&self) -> u32 {
+        self.serve.as_ref().unwrap().id()
+    }
+
+    /// All that serve has printed.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// Waits for a line of the log that contains `text`, and returns it.
+    pub fn wait_log(&mut self, text: &str) -> String {
+        let end = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(line) = self.log().lines().find(|line| line.contains(text)) {
+                return line.to_owned();
+            }
+            let ended = self.serve.as_mut().and_then(|serve| serve.try_wait().unwrap());
+            assert!(ended.is_none(), "serve ended with {ended:?} before {text:?}:\n{}", self.log());
+            assert!(Instant::now() < end, "no line with {text:?} in:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Runs howdah with these words, to its end.
+    pub fn howdah(&self, words: &[&str]) -> Output {
+        Command::new(HOWDAH).args(words).stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// `howdah ps --json`: the entry of one pool.
+    pub fn ps(&self, pool: &str) -> Value {
+        let run = self.path("run");
+        let output = self.howdah(&["ps", "--json", "--runtime-dir", run.to_str().unwrap()]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let all: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+        all.into_iter().find(|entry| entry["pool"] == pool).unwrap_or(Value::Null)
+    }
+
+    /// The state of a pool, as `ps` tells it.
+    pub fn state(&self, pool: &str) -> String {
+        self.ps(pool)["state"].as_str().unwrap_or("absent").to_owned()
+    }
+
+    /// Waits until a pool is in `state`.
+    pub fn wait_state(&self, pool: &str, state: &str) {
+        let end = Instant::now() + Duration::from_secs(20);
+        while self.state(pool) != state {
+            assert!(Instant::now() < end, "{pool} is {} and not {state}:\n{}", self.state(pool), self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Process 1 of the pool's generation, by the host's numbers.
+    pub fn master(&self, pool: &str) -> i32 {
+        i32::try_from(self.ps(pool)["pid"].as_i64().expect("a generation runs")).unwrap()
+    }
+
+    /// A page of a pool: GET `uri` (its path is the script's below the document root).
+    pub fn get(&self, pool: &str, uri: &str) -> Response {
+        self.try_get(pool, uri).unwrap_or_else(|error| panic!("{uri} of {pool}: {error}\n{}", self.log()))
+    }
+
+    /// The same, where failing is an answer too.
+    pub fn try_get(&self, pool: &str, uri: &str) -> Result<Response, String> {
+        self.ask(pool, uri, "GET", &[], b"")
+    }
+
+    /// A request with everything.
+    pub fn ask(
+        &self,
+        pool: &str,
+        uri: &str,
+        method: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Response, String> {
+        let stream = UnixStream::connect(self.socket(pool)).map_err(|error| format!("connect: {error}"))?;
+        exchange(&stream, &self.request(pool, uri, method, headers, body), Duration::from_secs(30))
+            .map_err(|error| error.to_string())
+    }
+
+    /// The request that [`Rig::ask`] sends.
+    pub fn request(
+        &self,
+        pool: &str,
+        uri: &str,
+        method: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Request {
+        let root = self.path(pool);
+        let path = uri.split('?').next().unwrap().trim_start_matches('/');
+        Request {
+            script: root.join(path),
+            document_root: root,
+            uri: uri.to_owned(),
+            method: method.to_owned(),
+            headers: headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            body: body.to_vec(),
+        }
+    }
+
+    /// The body of a page, as text; the status must be 200.
+    pub fn text(&self, pool: &str, uri: &str) -> String {
+        let response = self.get(pool, uri);
+        let body = String::from_utf8_lossy(&response.body).into_owned();
+        assert_eq!(response.status, 200, "{uri} of {pool}: {body}\n{}", self.log());
+        body
+    }
+
+    /// Sends a signal to serve.
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        let pid = nix::unistd::Pid::from_raw(self.pid() as i32);
+        nix::sys::signal::kill(pid, signal).unwrap();
+    }
+
+    /// Waits for serve's end; its exit status.
+    pub fn wait_end(&mut self, limit: Duration) -> i32 {
+        let mut serve = self.serve.take().unwrap();
+        let end = Instant::now() + limit;
+        loop {
+            if let Some(status) = serve.try_wait().unwrap() {
+                return status.code().unwrap_or(-1);
+            }
+            if Instant::now() >= end {
+                let log = self.log();
+                self.serve = Some(serve);
+                panic!("serve did not end within {limit:?}:\n{log}");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Ends serve by SIGTERM; its exit status.
+    pub fn end(&mut self) -> i32 {
+        self.signal(nix::sys::signal::Signal::SIGTERM);
+        self.wait_end(Duration::from_secs(15))
+    }
+
+    /// The cgroup below which this rig's generations are born.
+    pub fn cgroup(&self) -> PathBuf {
+        let mount = howdah::sandbox::cgroup::mount_point().unwrap();
+        let instance = self.path("run").display().to_string().trim_matches('/').replace('/', "-");
+        mount.join("howdah").join(instance)
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if let Some(mut serve) = self.serve.take() {
+            // Twice: the second one does not wait for requests.
+            for _ in 0..2 {
+                let pid = nix::unistd::Pid::from_raw(serve.id() as i32);
+                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let end = Instant::now() + Duration::from_secs(5);
+            while Instant::now() < end && matches!(serve.try_wait(), Ok(None)) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            let _ = serve.kill();
+            let _ = serve.wait();
+        }
+        kill_cgroup(&self.cgroup());
+        if std::thread::panicking() {
+            eprintln!("log of serve:\n{}", self.log());
+        }
+    }
+}
+
+/// Kills what is left below a cgroup, and removes it. Nothing is, after an orderly end.
+fn kill_cgroup(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            kill_cgroup(&entry.path());
+        }
+    }
+    if directory.exists() {
+        let killed = File::options()
+            .write(true)
+            .open(directory.join("cgroup.kill"))
+            .and_then(|mut file| file.write_all(b"1"));
+        let end = Instant::now() + Duration::from_secs(5);
+        while killed.is_ok() && fs::remove_dir(directory).is_err() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
