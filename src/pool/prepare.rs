@@ -23,6 +23,7 @@ use crate::fpm::conf::{self, ConfError};
 use crate::fpm::probe::{self, Info, ProbeError};
 use crate::fpm::tenant::{TenantError, read_tenant_file};
 use crate::image::{Image, ImageError, Layout, Owner, write_etc};
+use crate::paths;
 use crate::sandbox::seccomp::{self, SeccompError};
 use crate::sandbox::step::StepError;
 use crate::sandbox::{self, Launched, Outcome, Plan, mounts};
@@ -246,6 +247,7 @@ impl Workshop {
         let spec = spec::build(&spec::Input {
             pool,
             profile: &profile,
+            image: &image.root,
             layout: &layout,
             rootfs,
             state: &state,
@@ -337,8 +339,9 @@ fn chosen_extensions(
     let mut files =
         vec![("howdah/php.d/00-howdah.ini".to_owned(), "; extensions chosen by the pool file\n".to_owned())];
     for path in selected {
-        let source = fs::canonicalize(image.on_host(&path)).unwrap_or_else(|_| image.on_host(&path));
-        let text = fs::read_to_string(&source).map_err(|error| PrepareError::File { path: source, error })?;
+        // The image's php-fpm named it, and whoever made the image: it must not be a file of the host.
+        let text = paths::read_in_root(&image.root, &path)
+            .map_err(|error| PrepareError::File { path: image.on_host(&path), error })?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         files.push((format!("howdah/php.d/{name}"), text));
     }
@@ -412,6 +415,7 @@ fn ask_php(image: &Image, pool: &Pool, profile: &Profile, places: &Places) -> Re
     let spec = spec::build(&spec::Input {
         pool: &bare,
         profile,
+        image: &image.root,
         layout: &layout,
         rootfs: &rootfs,
         state: &[],
