@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, lchown};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, lchown};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -10,7 +10,7 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, UnixAddr, bind as bind_socket, connect,
     listen, setsockopt, socket, sockopt,
 };
-use nix::sys::stat::{Mode, umask};
+use nix::sys::stat::{FchmodatFlags, Mode, umask};
 
 use super::{ActivationError, Listener, Origin, refused};
 use crate::config::pool::Socket;
@@ -67,7 +67,10 @@ fn bind_unix(address: &Listen, path: &AbsPath, settings: &Socket) -> Result<Boun
         let given = lchown_socket(path, settings);
         given.inspect_err(|_| drop(fs::remove_file(path))).map_err(refuse("chown"))?;
     }
-    fs::set_permissions(path, fs::Permissions::from_mode(settings.mode.bits())).map_err(refuse("chmod"))?;
+    // Through no symlink: in a directory of the tenant's, the path may have become one since.
+    let mode = Mode::from_bits_truncate(settings.mode.bits());
+    nix::sys::stat::fchmodat(None, path, mode, FchmodatFlags::NoFollowSymlink)
+        .map_err(|errno| refused("chmod", address, errno))?;
     Ok((socket, Some((data.dev(), data.ino()))))
 }
 
