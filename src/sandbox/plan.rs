@@ -106,6 +106,7 @@ impl Plan {
         let prepared = annotation(spec, PREPARED_MOUNTS).and_then(|n| n.parse().ok()).unwrap_or(0);
         let (image, own) = mounts.split_at(mounts.len().min(prepared));
         let namespaces = namespaces(linux);
+        refuse_shared(namespaces)?;
         let of_image = Path::new(annotation(spec, IMAGE).unwrap_or("/"));
         let directory = paths::open_trusted(of_image)
             .at(Step::OpenSource, format!("the image {}", of_image.display()))?;
@@ -163,6 +164,21 @@ fn namespaces(linux: &Linux) -> u64 {
         LinuxNamespaceType::Time => 0,
     };
     linux.namespaces().iter().flatten().fold(0, |all, namespace| all | bits(namespace.typ()) as u64)
+}
+
+/// Without a mount namespace of its own the child would pivot the host's root;
+/// without a pid namespace what it started would outlive it.
+fn refuse_shared(namespaces: u64) -> Result<(), StepError> {
+    for (bit, name) in [(libc::CLONE_NEWNS, "mount"), (libc::CLONE_NEWPID, "pid")] {
+        if namespaces & bit as u64 == 0 {
+            return Err(StepError::new(
+                Step::Clone,
+                format!("(the spec has no {name} namespace)"),
+                Errno::EINVAL,
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The host's harmless devices, each bound on its name: a user namespace may not make device nodes.
