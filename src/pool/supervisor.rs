@@ -584,6 +584,7 @@ impl Supervisor {
     /// One line for a failure, kept for `ps`.
     fn tell_failure(&mut self, index: usize, reason: &str) {
         let Some(slot) = &mut self.slots[index] else { return };
+        let reason = journal::one_line(reason);
         let text = format!("{reason} [{}.{}]", slot.pool.name, slot.record.generation);
         slot.record.last_error = Some(text.clone());
         self.tell(index, Level::Error, &text);
