@@ -635,7 +635,7 @@ impl Supervisor {
         let Some(slot) = &mut self.slots[index] else { return };
         let Some(generation) = &mut slot.generation else { return };
         if let Err(error) = generation.freezer.thaw(generation.process.pid) {
-            let text = format!("cannot be thawed, and is ended: {error}");
+            let text = format!("cannot be thawed, and is ended: {}", sys::told(&error));
             self.signal(index, Signal::SIGKILL);
             self.tell(index, Level::Error, &text);
         }
@@ -801,7 +801,7 @@ impl Supervisor {
             journal::line(
                 Level::Warning,
                 Origin::default(),
-                &format!("{runtime}: state not written: {error}"),
+                &format!("{runtime}: state not written: {}", sys::told(&error)),
             );
         }
     }
