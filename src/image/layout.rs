@@ -35,18 +35,15 @@ pub struct Layout {
 const NOT_SHARED: [&str; 9] = ["boot", "dev", "etc", "lost+found", "proc", "root", "run", "sys", "tmp"];
 
 /// What of `/etc` programs need and no tenant minds another seeing.
-const ETC: [&str; 13] = [
+const ETC: [&str; 10] = [
     "ld.so.cache",
     "alternatives",
     "ssl/certs",
     "ssl/openssl.cnf",
     "pki",
     "localtime",
-    "timezone",
     "services",
     "protocols",
-    "mime.types",
-    "magic",
     "fonts",
     "ImageMagick-6",
 ];

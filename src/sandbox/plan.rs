@@ -171,19 +171,19 @@ fn devices() -> Result<Vec<Tree>, StepError> {
     mounts::DEVICES.iter().map(one).collect()
 }
 
-/// What Landlock allows: each mount for what its options say it is for, and
-/// reading of the root's own few files.
+/// What Landlock allows: each mount for what its options say it is for. Rights
+/// add up along a path, so that reading, which the root's own rule allows
+/// everywhere below it, needs no rule of its own at each mount.
 fn rules(mounts: &[Mount]) -> Rules {
     let mut rules = vec![(PathBuf::from("/"), Use::Read)];
-    for mount in mounts {
+    for mount in mounts.iter().filter(|mount| mount.typ().as_deref() != Some("proc")) {
         let has = |word: &str| mount.options().iter().flatten().any(|option| option == word);
         let purpose = match (has("ro"), has("noexec")) {
-            (true, true) => Use::Read,
+            (true, true) => continue,
             (true, false) => Use::Execute,
             (false, true) => Use::Write,
             (false, false) => Use::WriteExecute,
         };
-        let purpose = if mount.typ().as_deref() == Some("proc") { Use::Read } else { purpose };
         rules.push((mount.destination().clone(), purpose));
     }
     rules.extend(mounts::DEVICES.iter().map(|name| (Path::new("/dev").join(name), Use::Device)));
