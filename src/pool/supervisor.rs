@@ -367,7 +367,9 @@ impl Supervisor {
         let ready = said.iter().any(|line| line.kind == Kind::Ready);
         generation.held.extend(said);
         // A failure is to be one line, not a worker's last words a hundred times.
-        if generation.serves || generation.held.iter().map(|line| line.text.len() + 64).sum::<usize>() > MOST_HELD {
+        if generation.serves
+            || generation.held.iter().map(|line| line.text.len() + 64).sum::<usize>() > MOST_HELD
+        {
             tell_lines(&slot.pool, generation, Level::Error);
         }
         if ready && starting {
@@ -645,7 +647,7 @@ impl Supervisor {
         let Some(slot) = &mut self.slots[index] else { return };
         let Some(generation) = &mut slot.generation else { return };
         if let Err(error) = generation.freezer.thaw(generation.process.pid) {
-            let text = format!("cannot be thawed, and is ended: {error}");
+            let text = format!("cannot be thawed, and is ended: {}", sys::told(&error));
             self.signal(index, Signal::SIGKILL);
             self.tell(index, Level::Error, &text);
         }
@@ -811,7 +813,7 @@ impl Supervisor {
             journal::line(
                 Level::Warning,
                 Origin::default(),
-                &format!("{runtime}: state not written: {error}"),
+                &format!("{runtime}: state not written: {}", sys::told(&error)),
             );
         }
     }
