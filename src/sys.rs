@@ -322,36 +322,35 @@ pub fn has_xattr(path: &std::path::Path, name: &str) -> bool {
 
 // ---- sockets
 
-/// Attaches a classic BPF filter that keeps no byte of any packet
-/// (SO_ATTACH_FILTER, socket(7)): a TCP listener then drops every SYN, while
-/// connections that wait in its queue stay.
-pub fn drop_all_packets(socket: BorrowedFd<'_>) -> nix::Result<()> {
-    let mut nothing = libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 };
-    let program = libc::sock_fprog { len: 1, filter: &raw mut nothing };
-    // SAFETY: the kernel copies one instruction from `program`, which outlives the call.
-    let answer = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const program).cast(),
-            size_of_val(&program) as libc::socklen_t,
-        )
-    };
-    Errno::result(answer).map(drop)
+/// A new descriptor, close-on-exec, for the open file behind the number `fd`
+/// (fcntl(2), F_DUPFD_CLOEXEC): how a number that another program passed
+/// becomes a value that somebody owns.
+pub fn duplicate(fd: RawFd) -> nix::Result<OwnedFd> {
+    // SAFETY: no memory is passed; a number that is not open is EBADF.
+    made(c_long::from(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) }))
 }
 
-/// Sets IPV6_V6ONLY (ipv6(7)): an IPv6 address takes no IPv4 connections.
-pub fn set_v6_only(socket: BorrowedFd<'_>) -> nix::Result<()> {
-    let on: c_int = 1;
-    // SAFETY: the kernel reads one int, which outlives the call.
+/// listen(2) with any backlog: nix refuses 4096 and more. The kernel cuts it
+/// to net.core.somaxconn.
+pub fn listen(fd: BorrowedFd<'_>, backlog: u32) -> nix::Result<()> {
+    let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+    // SAFETY: no memory is passed.
+    Errno::result(unsafe { libc::listen(fd.as_raw_fd(), backlog) }).map(drop)
+}
+
+/// Attaches a classic BPF program to a socket (socket(7), SO_ATTACH_FILTER).
+pub fn attach_filter(fd: BorrowedFd<'_>, program: &[libc::sock_filter]) -> nix::Result<()> {
+    let length = u16::try_from(program.len()).map_err(|_| Errno::EINVAL)?;
+    let fprog = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut() };
+    // SAFETY: `fprog` and the `length` instructions it points to outlive the
+    // call; the kernel copies them and writes to neither.
     let answer = unsafe {
         libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_IPV6,
-            libc::IPV6_V6ONLY,
-            (&raw const on).cast(),
-            size_of::<c_int>() as libc::socklen_t,
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const fprog).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
         )
     };
     Errno::result(answer).map(drop)

@@ -14,7 +14,7 @@ use crate::cli::Serve;
 use crate::config::pool::{Pool, ServeConfig};
 use crate::config::{Defaults, HostAccounts, load_pools, load_serve};
 use crate::journal::{self, Level, Origin};
-use crate::pool::activation::{self, ActivationError, Inherited, Listener};
+use crate::pool::activation::{self, Assigned, Inherited, Listener};
 use crate::pool::prepare::Places;
 use crate::pool::supervisor::{Settings, Supervisor};
 use crate::sandbox::cgroup::Base;
@@ -24,8 +24,7 @@ pub(super) fn run(arguments: Serve) -> Result<(), Failure> {
     // First of all, before anything else opens a descriptor: what is not systemd's is closed.
     let passed = activation::inherited().map_err(|error| Failure::new(CONFIGURATION, error))?;
     let keep: Vec<_> = passed.iter().map(AsFd::as_fd).collect();
-    activation::close_other_descriptors(&keep)
-        .map_err(|error| Failure::new(KERNEL, format!("close_range: {error}")))?;
+    activation::close_other_descriptors(&keep).map_err(|error| Failure::new(KERNEL, error))?;
     journal::open(if arguments.verbose { Level::Debug } else { Level::Info });
 
     if let Some(refusal) = Host::look().refusal() {
@@ -137,27 +136,29 @@ fn open_cgroup(config: &ServeConfig, runtime: &Path) -> Option<Base> {
     }
 }
 
-/// Each pool with its sockets. A pool whose socket cannot be had is left out; one
-/// that systemd passes and nobody wants would never answer, and is the end.
+/// Each pool with its sockets. A pool whose socket cannot be had is left out and
+/// the others are served; a passed socket that nobody wants would never answer,
+/// and is the end.
 fn give_sockets(pools: Vec<Pool>, passed: Vec<Inherited>) -> Result<Vec<(Pool, Vec<Listener>)>, Failure> {
+    let tell = |level, text: &dyn ToString| journal::line(level, Origin::default(), &text.to_string());
+    let (assigned, notices) = activation::assign(&pools, passed).map_err(|errors| {
+        let (last, others) = errors.split_last().expect("a failure has a reason");
+        others.iter().for_each(|error| tell(Level::Error, error));
+        Failure::new(CONFIGURATION, last)
+    })?;
+    notices.iter().for_each(|notice| tell(Level::Notice, notice));
     let any = !pools.is_empty();
-    let assigned = activation::assign(&pools, passed);
-    for notice in &assigned.notices {
-        journal::line(Level::Notice, Origin::default(), notice);
-    }
-    for error in &assigned.errors {
-        if matches!(error, ActivationError::Unwanted { .. }) {
-            return Err(Failure::new(CONFIGURATION, error));
+    let mut with = Vec::with_capacity(pools.len());
+    for (pool, Assigned { passed: mut sockets, unbound, .. }) in pools.into_iter().zip(assigned) {
+        let bound = if unbound.is_empty() { Ok(()) } else { activation::complete(&pool, &mut sockets) };
+        match bound {
+            Ok(()) => with.push((pool, sockets)),
+            Err(error) => {
+                tell(Level::Error, &error);
+                sockets.into_iter().for_each(|socket| drop(socket.close_and_unlink()));
+            }
         }
-        journal::line(Level::Error, Origin::default(), &error.to_string());
     }
-    let with: Vec<_> = pools
-        .into_iter()
-        .zip(assigned.listeners)
-        .filter(|(pool, sockets)| {
-            sockets.len() >= pool.listen.len() || sockets.iter().any(Listener::is_passed)
-        })
-        .collect();
     if with.is_empty() && any {
         return Err(Failure::new(LAUNCH, "no pool has a socket to listen on (above)"));
     }

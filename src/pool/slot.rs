@@ -4,7 +4,7 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::activation::Listener;
+use super::activation::{ActivationError, Listener};
 use super::generation::{Generation, LaunchError};
 use super::machine::{Machine, Timing};
 use super::prepare::{Places, PrepareError, Prepared, Workshop};
@@ -48,7 +48,10 @@ pub enum StartError {
     Launch(#[from] LaunchError),
     /// A socket.
     #[error("listening socket: {0}")]
-    Socket(#[from] nix::errno::Errno),
+    Door(#[from] nix::errno::Errno),
+    /// A socket's flags.
+    #[error(transparent)]
+    Socket(#[from] ActivationError),
 }
 
 /// php-fpm's own default of `pm.process_idle_timeout`.

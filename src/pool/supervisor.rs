@@ -12,7 +12,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::activation::{self, Health, Listener};
+use super::activation::{self, Listener};
 use super::machine::{Action, Event, State};
 use super::prepare::{Places, Workshop};
 use super::record::{self, Entry, Roll};
@@ -272,7 +272,12 @@ impl Supervisor {
         let Some(slot) = &mut self.slots[index] else { return };
         slot.successor = slot.successor.take().filter(|_| !self.ending);
         if slot.successor.is_none() {
-            slot.listeners.iter().for_each(Listener::stop_listening);
+            for listener in &mut slot.listeners {
+                if let Err(error) = listener.stop_accepting_new() {
+                    let origin = Origin { pool: Some(slot.pool.name.as_str()), generation: None };
+                    journal::line(Level::Warning, origin, &error.to_string());
+                }
+            }
         }
         let event = Event::Drain { until: Instant::now() + wait, waiting: slot.has_own_waiting() };
         self.events.push_back((index, event));
@@ -306,31 +311,20 @@ impl Supervisor {
         let Some(slot) = &mut self.slots[index] else { return };
         let Slot { pool, listeners, .. } = slot;
         let origin = Origin { pool: Some(pool.name.as_str()), generation: None };
-        for listener in listeners.iter_mut().filter(|listener| listener.health() == Health::Dead) {
+        for listener in listeners.iter_mut().filter(|listener| !listener.accepts()) {
             let address = listener.address().clone();
-            if listener.is_passed() {
-                let text = format!(
-                    "the socket {address} was shut down from inside the pool and refuses every connection: \
-                     restart its systemd socket unit"
-                );
-                journal::line(Level::Error, origin, &text);
-                slot.record.last_error = Some(text);
-                continue;
-            }
-            listener.stop_listening();
-            match activation::bind(&address, &pool.socket) {
-                Ok(fresh) => {
-                    journal::line(
-                        Level::Warning,
-                        origin,
-                        &format!("{address} was shut down from inside the pool; bound anew"),
-                    );
-                    *listener = fresh;
+            match listener.repair(&pool.socket) {
+                Ok(()) => {
+                    let text = format!("{address} was shut down from inside the pool, and repaired");
+                    journal::line(Level::Warning, origin, &text);
                 }
-                Err(error) => journal::line(Level::Error, origin, &error.to_string()),
+                Err(error) => {
+                    journal::line(Level::Error, origin, &error.to_string());
+                    slot.record.last_error = Some(error.to_string());
+                }
             }
         }
-        if slot.listeners.iter().all(|listener| listener.health() == Health::Listens) {
+        if slot.listeners.iter().all(Listener::accepts) {
             self.watch(index, true);
         }
         self.write_record(index);
@@ -750,7 +744,7 @@ impl Supervisor {
             let (mut listeners, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut slot.listeners)
                 .into_iter()
                 .partition(|one| one.is_passed() || pool.listen.contains(one.address()));
-            drop(gone);
+            close(gone);
             let completed = activation::complete(&pool, &mut listeners);
             slot.listeners = listeners;
             slot.succeed(pool, jitter(index));
@@ -768,7 +762,9 @@ impl Supervisor {
             return;
         }
         let _ = std::fs::remove_dir_all(self.settings.places.of_pool(&slot.pool));
-        self.spare.extend(slot.listeners.drain(..).filter(Listener::is_passed));
+        let (passed, own): (Vec<_>, Vec<_>) = slot.listeners.drain(..).partition(Listener::is_passed);
+        self.spare.extend(passed);
+        close(own);
     }
 
     // ---- what others read
@@ -811,9 +807,20 @@ impl Supervisor {
     }
 }
 
+/// Closes sockets for good, and removes the paths of own ones.
+fn close(listeners: Vec<Listener>) {
+    for listener in listeners {
+        if let Err(error) = listener.close_and_unlink() {
+            journal::line(Level::Warning, Origin::default(), &error.to_string());
+        }
+    }
+}
+
 impl Drop for Supervisor {
     fn drop(&mut self) {
-        self.slots.clear();
+        for slot in self.slots.iter_mut().flatten() {
+            close(std::mem::take(&mut slot.listeners));
+        }
         if let Some(base) = &self.base {
             base.remove();
         }

@@ -1,115 +1,236 @@
 //! Sockets that howdah binds itself.
+//!
+//! A unix socket is bound under its final name, not under a temporary one that
+//! is renamed: `ss` and `/proc/net/unix` go on telling the name that was bound,
+//! and a temporary name would count against the 107 bytes. In exchange there
+//! is a moment, when a stale file is replaced, in which the path is missing
+//! (ENOENT) or does not listen yet (ECONNREFUSED).
 
-use std::fs::{self, DirBuilder};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, lchown};
+use std::fs::{File, OpenOptions, Permissions};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::fcntl::AtFlags;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, UnixAddr, bind as bind_socket, connect,
-    listen, setsockopt, socket, sockopt,
+    AddressFamily, SockFlag, SockType, SockaddrStorage, UnixAddr, connect, getsockname, setsockopt, sockopt,
 };
-use nix::sys::stat::{Mode, umask};
+use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::{Gid, Uid, fchownat};
 
-use super::{ActivationError, Listener, Origin, refused};
+use super::error::{ActivationError, errno};
+use super::listener::{Identity, Listener, Origin, unlink_if};
 use crate::config::pool::Socket;
-use crate::config::types::{AbsPath, Listen};
+use crate::config::types::Listen;
 use crate::sys;
 
-/// Binds `address` and listens. A unix socket gets the owner, group and mode
-/// of `settings`; its directory is made (0755) if it is missing; a socket file
-/// that nobody listens on any more is replaced. It is never open to more than
-/// `settings` allows: it is bound with no permission at all.
+/// Binds `listen` and listens: close-on-exec, blocking.
 ///
-/// The queue is `settings.backlog` long, or `net.core.somaxconn` if that is less (listen(2)).
+/// Unix (unix(7)): a missing parent directory is made with mode 0755; owner,
+/// group and mode are `socket`'s before the first client can connect, whatever
+/// the umask is; a socket file that nobody listens on is replaced, one that
+/// somebody listens on is refused, and what is no socket is never touched.
+/// To tell, howdah connects to it once.
 ///
-/// # Errors
-/// A live server, a file that is no socket, a port in use, missing rights.
-pub fn bind(address: &Listen, settings: &Socket) -> Result<Listener, ActivationError> {
-    let (socket, file) = match address {
-        Listen::Unix(path) => bind_unix(address, path, settings)?,
-        Listen::Tcp(tcp) => (bind_tcp(address, SockaddrStorage::from(*tcp))?, None),
-    };
-    let backlog =
-        i32::try_from(settings.backlog).ok().and_then(|n| Backlog::new(n).ok()).unwrap_or(Backlog::MAXCONN);
-    listen(&socket, backlog).map_err(|errno| refused("listen on", address, errno))?;
-    Ok(Listener::new(address.clone(), Origin::Own { file }, socket))
-}
-
-fn stream(family: AddressFamily, address: &Listen) -> Result<OwnedFd, ActivationError> {
-    socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
-        .map_err(|errno| refused("socket for", address, errno))
-}
-
-/// The socket, and device and inode of its path.
-type Bound = (OwnedFd, Option<(u64, u64)>);
-
-fn bind_unix(address: &Listen, path: &AbsPath, settings: &Socket) -> Result<Bound, ActivationError> {
-    let path = path.as_path();
-    let refuse = |step| move |error: std::io::Error| refused(step, address, errno_of(&error));
-    if let Some(directory) = path.parent() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(directory)
-            .map_err(refuse("make the directory of"))?;
+/// TCP (tcp(7), ipv6(7)): SO_REUSEADDR, so that a restart need not wait for old
+/// connections; IPV6_V6ONLY, so that `[::]` is IPv6 alone whatever the
+/// machine's default is. Of `socket` only the backlog means anything.
+///
+/// The queue is never longer than net.core.somaxconn (listen(2); 4096 unless
+/// the administrator changed it).
+pub fn bind(listen: &Listen, socket: &Socket) -> Result<Listener, ActivationError> {
+    match listen {
+        Listen::Unix(path) => bind_unix(listen, path.as_path(), socket),
+        Listen::Tcp(address) => bind_tcp(listen, *address, socket.backlog),
     }
-    clear_stale(address, path)?;
-    let socket = stream(AddressFamily::Unix, address)?;
-    let place = UnixAddr::new(path).map_err(|errno| refused("bind", address, errno))?;
-    let before = umask(Mode::from_bits_truncate(0o777));
-    let bound = bind_socket(socket.as_raw_fd(), &place);
-    umask(before);
-    bound.map_err(|errno| refused("bind", address, errno))?;
-    let data = fs::symlink_metadata(path).map_err(refuse("look at"))?;
-    if (data.uid(), data.gid()) != (settings.owner, settings.group) {
-        let given = lchown_socket(path, settings);
-        given.inspect_err(|_| drop(fs::remove_file(path))).map_err(refuse("chown"))?;
-    }
-    fs::set_permissions(path, fs::Permissions::from_mode(settings.mode.bits())).map_err(refuse("chmod"))?;
-    Ok((socket, Some((data.dev(), data.ino()))))
 }
 
-fn lchown_socket(path: &Path, settings: &Socket) -> std::io::Result<()> {
-    lchown(path, Some(settings.owner), Some(settings.group))
+fn bind_tcp(listen: &Listen, address: SocketAddr, backlog: u32) -> Result<Listener, ActivationError> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let fd = stream_socket(listen, family, SockFlag::empty())?;
+    let bound = setsockopt(&fd, sockopt::ReuseAddr, &true)
+        .and_then(|()| if address.is_ipv6() { setsockopt(&fd, sockopt::Ipv6V6Only, &true) } else { Ok(()) })
+        .and_then(|()| nix::sys::socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(address)));
+    bound.map_err(|errno| failed("bind", listen, errno))?;
+    // With SO_REUSEADDR two sockets may be bound as long as neither listens:
+    // "in use" can come from either call.
+    sys::listen(fd.as_fd(), backlog).map_err(|errno| failed("listen on", listen, errno))?;
+    let port = getsockname::<SockaddrStorage>(fd.as_raw_fd()).ok().and_then(|own| {
+        own.as_sockaddr_in().map(|own| own.port()).or(own.as_sockaddr_in6().map(|own| own.port()))
+    });
+    let mut address = address;
+    address.set_port(port.unwrap_or(address.port()));
+    Ok(Listener::new(Listen::Tcp(address), Origin::Own, None, fd))
 }
 
-/// Removes a socket file that nobody listens on. What else is there stays and is an error.
-fn clear_stale(address: &Listen, path: &Path) -> Result<(), ActivationError> {
-    let Ok(data) = fs::symlink_metadata(path) else { return Ok(()) };
-    if !data.file_type().is_socket() {
-        return Err(ActivationError::NotASocket { path: path.to_owned() });
+fn bind_unix(listen: &Listen, path: &Path, socket: &Socket) -> Result<Listener, ActivationError> {
+    let fd = stream_socket(listen, AddressFamily::Unix, SockFlag::empty())?;
+    // bind(2) gives the file the mode of the socket's own inode, less the
+    // umask. Nobody but root can connect until the last chmod.
+    fchmod(fd.as_raw_fd(), Mode::empty()).map_err(|errno| failed("close the mode of", listen, errno))?;
+    bind_path(listen, path, &fd)?;
+    let bound = open_path(path).map_err(|errno| failed("open", listen, errno))?;
+    let file = identity(&bound).map_err(|errno| failed("look at", listen, errno))?;
+    let listens = hand_over(listen, &bound, socket).and_then(|()| {
+        sys::listen(fd.as_fd(), socket.backlog).map_err(|errno| failed("listen on", listen, errno))
+    });
+    if let Err(error) = listens {
+        // The first failure is the one to tell.
+        let _ = unlink_if(path, file);
+        return Err(error);
     }
-    let probe =
-        socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)
-            .map_err(|errno| refused("socket for", address, errno))?;
-    let place = UnixAddr::new(path).map_err(|errno| refused("bind", address, errno))?;
-    match connect(probe.as_raw_fd(), &place) {
-        Err(Errno::ECONNREFUSED) => {
-            fs::remove_file(path).map_err(|error| refused("replace the stale", address, errno_of(&error)))
+    Ok(Listener::new(listen.clone(), Origin::Own, Some(file), fd))
+}
+
+/// bind(2), and once each what can be put right when it fails.
+fn bind_path(listen: &Listen, path: &Path, fd: &OwnedFd) -> Result<(), ActivationError> {
+    let address = UnixAddr::new(path).map_err(|errno| failed("bind", listen, errno))?;
+    let (mut parents_made, mut way_made) = (false, false);
+    loop {
+        match nix::sys::socket::bind(fd.as_raw_fd(), &address) {
+            Ok(()) => return Ok(()),
+            Err(Errno::ENOENT) if !parents_made => {
+                parents_made = true;
+                make_parents(listen, path)?;
+            }
+            Err(Errno::EADDRINUSE) if !way_made => {
+                way_made = true;
+                remove_stale(listen, path, &address)?;
+            }
+            Err(errno) => return Err(failed("bind", listen, errno)),
         }
-        Err(Errno::ENOENT) => Ok(()),
-        // EAGAIN: its queue is full; EPROTOTYPE: a datagram socket lives there.
-        Ok(()) | Err(Errno::EAGAIN | Errno::EPROTOTYPE) => Err(refused("bind", address, Errno::EADDRINUSE)),
-        Err(errno) => Err(refused("look at", address, errno)),
     }
 }
 
-fn bind_tcp(address: &Listen, place: SockaddrStorage) -> Result<OwnedFd, ActivationError> {
-    use nix::sys::socket::SockaddrLike;
-    let refuse = |step| move |errno| refused(step, address, errno);
-    let family = place.family().unwrap_or(AddressFamily::Inet);
-    let socket = stream(family, address)?;
-    // A port whose last connections are in TIME_WAIT is free; one that is listened on is not (socket(7)).
-    setsockopt(&socket, sockopt::ReuseAddr, &true).map_err(refuse("set SO_REUSEADDR on"))?;
-    if family == AddressFamily::Inet6 {
-        sys::set_v6_only(std::os::fd::AsFd::as_fd(&socket)).map_err(refuse("set IPV6_V6ONLY on"))?;
+/// Makes the directories above `path` that are missing, each with mode 0755.
+fn make_parents(listen: &Listen, path: &Path) -> Result<(), ActivationError> {
+    let missing: Vec<&Path> = path.ancestors().skip(1).take_while(|above| !above.exists()).collect();
+    for directory in missing.into_iter().rev() {
+        let made = std::fs::create_dir(directory).and_then(|()| {
+            // By descriptor and without following a link: the umask may have
+            // taken bits, and the name may be another's by now.
+            let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
+            let directory = OpenOptions::new().read(true).custom_flags(flags).open(directory)?;
+            directory.set_permissions(Permissions::from_mode(0o755))
+        });
+        match made {
+            Err(error) if errno(&error) != Errno::EEXIST => {
+                let place = format!("{} for {listen}", directory.display());
+                return Err(ActivationError::step("make directory", place, errno(&error))
+                    .advise(advice(listen, errno(&error))));
+            }
+            _ => {}
+        }
     }
-    bind_socket(socket.as_raw_fd(), &place).map_err(refuse("bind"))?;
-    Ok(socket)
+    Ok(())
 }
 
-fn errno_of(error: &std::io::Error) -> Errno {
-    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+/// Removes the socket file of a server that is gone; refuses everything else.
+fn remove_stale(listen: &Listen, path: &Path, address: &UnixAddr) -> Result<(), ActivationError> {
+    let in_use = |why: &str| failed("bind", listen, Errno::EADDRINUSE).advise(why);
+    let found = match std::fs::symlink_metadata(path) {
+        Err(error) if errno(&error) == Errno::ENOENT => return Ok(()),
+        found => found.map_err(|error| failed("look at", listen, errno(&error)))?,
+    };
+    if !found.file_type().is_socket() {
+        return Err(in_use(&format!(
+            "{} is there: move it away or choose another path",
+            kind_of(found.file_type())
+        )));
+    }
+    // Without blocking: EAGAIN is a server whose queue is full.
+    let probe = stream_socket(listen, AddressFamily::Unix, SockFlag::SOCK_NONBLOCK)?;
+    match connect(probe.as_raw_fd(), address) {
+        Err(Errno::ECONNREFUSED) => {}
+        Err(Errno::ENOENT) => return Ok(()),
+        Ok(()) | Err(Errno::EAGAIN | Errno::EPROTOTYPE) => return Err(in_use(LIVE)),
+        Err(errno) => {
+            return Err(failed("connect to", listen, errno).advise(
+                "cannot tell whether a server listens there: remove the file or choose another path",
+            ));
+        }
+    }
+    unlink_if(path, (found.dev(), found.ino()))
+}
+
+const LIVE: &str = "a live server listens there: stop it or choose another path";
+
+/// Gives the bound file its owner, group and mode, by a descriptor: what is
+/// changed is what was opened, whatever the path means by then.
+fn hand_over(listen: &Listen, file: &File, socket: &Socket) -> Result<(), ActivationError> {
+    let (owner, group) = (Uid::from_raw(socket.owner), Gid::from_raw(socket.group));
+    fchownat(Some(file.as_raw_fd()), "", Some(owner), Some(group), AtFlags::AT_EMPTY_PATH).map_err(
+        |errno| {
+            let place = format!("{listen} to {owner}:{group}");
+            ActivationError::step("chown", place, errno).advise(if errno == Errno::EPERM {
+                "only root can give a socket away: run as root, or choose owner and group of this user"
+            } else {
+                ""
+            })
+        },
+    )?;
+    // fchmod(2) refuses an O_PATH descriptor; its name in /proc does not.
+    let name = format!("/proc/self/fd/{}", file.as_raw_fd());
+    std::fs::set_permissions(name, Permissions::from_mode(socket.mode.bits()))
+        .map_err(|error| ActivationError::step("chmod", listen, errno(&error)))
+}
+
+fn open_path(path: &Path) -> Result<File, Errno> {
+    let flags = libc::O_PATH | libc::O_NOFOLLOW;
+    OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|error| errno(&error))
+}
+
+fn identity(file: &File) -> Result<Identity, Errno> {
+    file.metadata().map(|found| (found.dev(), found.ino())).map_err(|error| errno(&error))
+}
+
+fn stream_socket(
+    listen: &Listen,
+    family: AddressFamily,
+    flags: SockFlag,
+) -> Result<OwnedFd, ActivationError> {
+    nix::sys::socket::socket(family, SockType::Stream, flags | SockFlag::SOCK_CLOEXEC, None)
+        .map_err(|errno| failed("make a socket for", listen, errno))
+}
+
+fn failed(step: &'static str, listen: &Listen, errno: Errno) -> ActivationError {
+    ActivationError::step(step, listen, errno).advise(advice(listen, errno))
+}
+
+/// What to do when the kernel says `errno` of `listen`; empty where we do not know.
+fn advice(listen: &Listen, errno: Errno) -> String {
+    match (listen, errno) {
+        (Listen::Unix(path), Errno::EACCES | Errno::EPERM) => {
+            let above = path.as_path().parent().unwrap_or(Path::new("/"));
+            format!("needs write permission on {}: run as root or choose another path", above.display())
+        }
+        (Listen::Unix(_), Errno::EROFS) => "the file system is read-only: choose another path".into(),
+        (Listen::Unix(_), Errno::ENOTDIR) => "a part of the path is no directory: choose another path".into(),
+        (Listen::Unix(_), Errno::EADDRINUSE) => LIVE.into(),
+        (Listen::Tcp(_), Errno::EADDRINUSE) => {
+            "another program listens there: stop it or choose another port".into()
+        }
+        (Listen::Tcp(address), Errno::EACCES) => {
+            let port = address.port();
+            format!("port {port} needs CAP_NET_BIND_SERVICE: run as root or choose a port from 1024")
+        }
+        (Listen::Tcp(_), Errno::EADDRNOTAVAIL) => "no interface of this machine has the address".into(),
+        (Listen::Tcp(_), Errno::EAFNOSUPPORT) => "this kernel has IPv6 switched off".into(),
+        (_, Errno::EMFILE) => "too many descriptors: raise LimitNOFILE= or ulimit -n".into(),
+        _ => String::new(),
+    }
+}
+
+fn kind_of(kind: std::fs::FileType) -> &'static str {
+    if kind.is_file() {
+        "a regular file"
+    } else if kind.is_dir() {
+        "a directory"
+    } else if kind.is_symlink() {
+        "a symbolic link"
+    } else {
+        "a special file"
+    }
 }

@@ -1,116 +1,243 @@
-//! Sockets that systemd passes: LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES (sd_listen_fds(3)).
+//! Sockets that systemd passes: sd_listen_fds(3), in its own words `LISTEN_PID`,
+//! `LISTEN_FDS` and `LISTEN_FDNAMES`.
 
+use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
-use libsystemd::activation::receive_descriptors_with_names;
+use libsystemd::activation::{receive_descriptors, receive_descriptors_with_names};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sys::socket::{SockType, SockaddrStorage, getsockname, getsockopt, sockopt};
+use nix::sys::socket::{SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt};
 
-use super::{ActivationError, Listener, Origin};
+use super::error::{ActivationError, Passed};
 use crate::config::types::Listen;
 use crate::sys;
 
-/// One passed socket: a listening stream socket with an address.
+/// A listening stream socket that was passed, not yet a pool's.
 #[derive(Debug)]
 pub struct Inherited {
-    /// Its FDNAME; "unknown" where systemd gave none.
-    pub name: String,
-    /// The number it came as, for messages.
-    pub number: i32,
-    /// Its address.
-    pub address: Listen,
-    socket: OwnedFd,
+    pub(super) passed: Passed,
+    pub(super) address: Listen,
+    pub(super) fd: OwnedFd,
 }
 
 impl Inherited {
-    pub(super) fn into_listener(self) -> Listener {
-        Listener::new(self.address, Origin::Passed, self.socket)
+    /// Its number at start, name and address, for messages.
+    pub fn passed(&self) -> &Passed {
+        &self.passed
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> &Listen {
+        &self.address
     }
 }
 
-/// Takes the sockets that systemd passed, once: the variables are gone from the environment then.
+impl AsFd for Inherited {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// The sockets that systemd passed to this process (sd_listen_fds(3)), each a
+/// stream socket of AF_UNIX with a path, AF_INET or AF_INET6 that listens; the
+/// first that is not is the error. They are close-on-exec and have new numbers;
+/// the passed ones are closed, and the variables unset. No variables, or a
+/// `LISTEN_PID` that is not ours, is an empty list: they are meant for another.
 ///
-/// # Errors
-/// Variables that make no sense, or a descriptor that is no listening stream socket with an address.
+/// For the start of `serve`, before another thread runs.
 pub fn inherited() -> Result<Vec<Inherited>, ActivationError> {
-    if std::env::var_os("LISTEN_FDS").is_none() || !is_for_us() {
-        return Ok(Vec::new());
-    }
-    let descriptors =
-        receive_descriptors_with_names(true).map_err(|error| ActivationError::Protocol(error.to_string()))?;
-    descriptors.into_iter().map(|(fd, name)| take(fd.into_raw_fd(), name)).collect()
+    let variable = |name| std::env::var_os(name);
+    let announced = Announced::read(
+        std::process::id(),
+        variable("LISTEN_PID"),
+        variable("LISTEN_FDS"),
+        variable("LISTEN_FDNAMES"),
+    )?;
+    let failed = |error: libsystemd::errors::SdError| ActivationError::Environment {
+        variable: "LISTEN_FDS",
+        value: variable_text(&announced),
+        reason: error.to_string(),
+    };
+    // With names missing receive_descriptors_with_names() would drop the sockets.
+    let descriptors: Vec<(RawFd, Option<String>)> = if announced.as_ref().is_some_and(|it| it.named) {
+        let named = receive_descriptors_with_names(true).map_err(failed)?;
+        named.into_iter().map(|(fd, name)| (fd.into_raw_fd(), Some(name))).collect()
+    } else {
+        let unnamed = receive_descriptors(true).map_err(failed)?;
+        unnamed.into_iter().map(|fd| (fd.into_raw_fd(), None)).collect()
+    };
+    descriptors.into_iter().map(|(number, name)| take(number, name)).collect()
 }
 
-/// Variables of another process, which it let us inherit, are not ours to act on (sd_listen_fds(3)).
-fn is_for_us() -> bool {
-    let pid = std::env::var("LISTEN_PID").ok().and_then(|text| text.parse::<i32>().ok());
-    pid.is_none_or(|pid| pid == nix::unistd::getpid().as_raw())
+/// What the variables announce to us, checked before the library reads them:
+/// it reserves memory for as many descriptors as `LISTEN_FDS` says, and drops
+/// sockets for which there is no name.
+#[derive(Debug, PartialEq, Eq)]
+struct Announced {
+    count: usize,
+    named: bool,
 }
 
-fn take(number: i32, name: String) -> Result<Inherited, ActivationError> {
-    let closed = ActivationError::Protocol(format!("descriptor {number} is not open"));
-    if fcntl(number, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).is_err() {
-        return Err(closed);
+/// fs.nr_open as Linux has it unless the administrator raised it (proc(5)).
+const MOST_DESCRIPTORS: usize = 1_048_576;
+
+impl Announced {
+    fn read(
+        own_pid: u32,
+        pid: Option<OsString>,
+        fds: Option<OsString>,
+        names: Option<OsString>,
+    ) -> Result<Option<Self>, ActivationError> {
+        let (Some(pid), Some(fds)) = (pid, fds) else { return Ok(None) };
+        let number = text(&pid).and_then(|text| text.parse::<u32>().ok());
+        match number {
+            None => return Err(garbage("LISTEN_PID", &pid, "no process id")),
+            Some(number) if number != own_pid => return Ok(None),
+            Some(_) => {}
+        }
+        let count = text(&fds)
+            .and_then(|text| text.parse::<usize>().ok())
+            .filter(|count| *count <= MOST_DESCRIPTORS)
+            .ok_or_else(|| garbage("LISTEN_FDS", &fds, "no number of descriptors"))?;
+        let Some(names) = names.filter(|_| count > 0) else {
+            return Ok(Some(Self { count, named: false }));
+        };
+        let given = text(&names)
+            .map(|text| text.split(':').count())
+            .ok_or_else(|| garbage("LISTEN_FDNAMES", &names, "no text in UTF-8"))?;
+        if given != count {
+            let reason = format!("{given} names for {count} descriptors");
+            return Err(garbage("LISTEN_FDNAMES", &names, reason));
+        }
+        Ok(Some(Self { count, named: true }))
     }
-    let socket = sys::owned(number);
-    let address = getsockname::<SockaddrStorage>(number);
-    let words = address.as_ref().map_or_else(|_| "no socket".to_owned(), ToString::to_string);
-    let unfit = |why| ActivationError::Unfit { name: name.clone(), number, address: words.clone(), why };
-    let address = address.map_err(|errno| {
-        unfit(if errno == Errno::ENOTSOCK {
-            "is no socket: pass listening sockets only"
-        } else {
-            "has no address"
-        })
-    })?;
-    match getsockopt(&socket, sockopt::SockType) {
+}
+
+fn variable_text(announced: &Option<Announced>) -> String {
+    announced.as_ref().map_or_else(String::new, |it| it.count.to_string())
+}
+
+fn text(value: &OsStr) -> Option<&str> {
+    value.to_str()
+}
+
+fn garbage(variable: &'static str, value: &OsStr, reason: impl Into<String>) -> ActivationError {
+    let value = value.to_string_lossy().into_owned();
+    ActivationError::Environment { variable, value, reason: reason.into() }
+}
+
+/// Makes the passed descriptor ours and looks at it.
+fn take(number: RawFd, name: Option<String>) -> Result<Inherited, ActivationError> {
+    let unknown = Passed { number, name: name.clone(), address: None };
+    let fd = sys::duplicate(number).map_err(|errno| ActivationError::step("take passed", &unknown, errno))?;
+    // The number was the library's and is now nobody's.
+    let _ = nix::unistd::close(number);
+    let local = getsockname::<SockaddrStorage>(fd.as_raw_fd());
+    let passed = Passed { address: local.as_ref().ok().and_then(address_text), ..unknown };
+    match examine(&fd, local) {
+        Ok(address) => Ok(Inherited { passed, address, fd }),
+        Err(reason) => Err(ActivationError::Passed { passed, reason }),
+    }
+}
+
+/// Where `fd` listens, or why no pool can use it.
+fn examine(fd: &OwnedFd, local: Result<SockaddrStorage, Errno>) -> Result<Listen, String> {
+    let kind = getsockopt(fd, sockopt::SockType);
+    if kind == Err(Errno::ENOTSOCK) {
+        return Err("it is no socket: remove it from the unit that starts howdah".into());
+    }
+    let listen = match local {
+        Ok(local) => listen_of(&local)?,
+        Err(_) => Err(OTHER_FAMILY.to_owned())?,
+    };
+    match kind {
         Ok(SockType::Stream) => {}
         Ok(SockType::Datagram) => {
-            return Err(unfit("is a datagram socket: use ListenStream= in the socket unit"));
+            return Err("it is a datagram socket: write ListenStream= instead of ListenDatagram=".into());
         }
-        _ => return Err(unfit("is no stream socket: use ListenStream= in the socket unit")),
+        Ok(SockType::SeqPacket) => {
+            return Err(
+                "it is a packet socket: write ListenStream= instead of ListenSequentialPacket=".into()
+            );
+        }
+        _ => return Err("it is no stream socket: write ListenStream=".into()),
     }
-    let address = listen_of(&address)
-        .ok_or_else(|| unfit("has no address that php-fpm can serve: use a path, IPv4 or IPv6"))?;
-    if !getsockopt(&socket, sockopt::AcceptConn).unwrap_or(false) {
-        return Err(unfit("does not listen: use Accept=no in the socket unit"));
+    match getsockopt(fd, sockopt::AcceptConn) {
+        Ok(true) => listen.ok_or_else(|| OTHER_FAMILY.into()),
+        _ => Err("it does not listen: write Accept=no in its socket unit".into()),
     }
-    Ok(Inherited { name, number, address, socket })
 }
 
-/// The address in a pool file's words; `None` for abstract and unnamed ones.
-fn listen_of(address: &SockaddrStorage) -> Option<Listen> {
-    if let Some(unix) = address.as_unix_addr() {
-        return Some(Listen::Unix(unix.path()?.to_str()?.parse().ok()?));
+const OTHER_FAMILY: &str = "it is neither a unix nor an IPv4 or IPv6 socket: \
+    write a path or an IP address and a port after ListenStream=";
+
+/// A local address as a pool file would write it; `None` for one that has no
+/// such form because the socket is bound to nothing.
+fn listen_of(local: &SockaddrStorage) -> Result<Option<Listen>, String> {
+    if let Some(unix) = local.as_unix_addr() {
+        return match unix.path() {
+            Some(path) => {
+                let text = path.to_str().ok_or("its path is not UTF-8: choose another")?;
+                if !text.starts_with('/') {
+                    return Err("its path is relative: choose an absolute one".into());
+                }
+                text.parse().map(Some).map_err(|invalid| format!("{invalid}"))
+            }
+            None if unix.as_abstract().is_some() => Err("it is in the abstract namespace, \
+                 where no owner and no mode protect it: write a path after ListenStream="
+                .into()),
+            None => Ok(None),
+        };
     }
-    if let Some(v4) = address.as_sockaddr_in() {
-        return Some(Listen::Tcp(SocketAddr::V4((*v4).into())));
-    }
-    address.as_sockaddr_in6().map(|v6| Listen::Tcp(SocketAddr::V6((*v6).into())))
+    ip_of(local).map(|address| Some(Listen::Tcp(address))).ok_or_else(|| OTHER_FAMILY.into())
 }
 
-/// Closes every descriptor above 2 that is not in `keep`: what whoever started
-/// howdah left open must not reach a tenant. To be called before anything else opens one.
+/// Without flow information, which is no part of a listening address.
+fn ip_of(local: &SockaddrStorage) -> Option<SocketAddr> {
+    if let Some(v4) = local.as_sockaddr_in() {
+        return Some(SocketAddr::from((v4.ip(), v4.port())));
+    }
+    let v6 = local.as_sockaddr_in6()?;
+    Some(std::net::SocketAddrV6::new(v6.ip(), v6.port(), 0, v6.scope_id()).into())
+}
+
+fn address_text(local: &SockaddrStorage) -> Option<String> {
+    if let Some(unix) = local.as_unix_addr() {
+        let name = unix.as_abstract().map(|name| format!("@{}", String::from_utf8_lossy(name)));
+        return unix.path().map(|path| path.display().to_string()).or(name);
+    }
+    let family = || local.family().map(|family| format!("{family:?}"));
+    ip_of(local).map(|address| address.to_string()).or_else(family)
+}
+
+/// Closes every descriptor above 2 that is not in `keep` (close_range(2)):
+/// what the parent forgot to close would otherwise live in howdah for ever.
 ///
-/// # Errors
-/// That of close_range(2).
-pub fn close_other_descriptors(keep: &[BorrowedFd<'_>]) -> nix::Result<()> {
-    let mut kept: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd() as u32).collect();
-    kept.sort_unstable();
-    let mut first = 3;
-    for number in kept {
-        if first < number {
-            sys::close_range(first, number - 1, false)?;
-        }
-        first = number + 1;
+/// For the start of `serve`, right after [`inherited`]: no value of this
+/// process may own a descriptor that is not in `keep`.
+pub fn close_other_descriptors(keep: &[BorrowedFd<'_>]) -> Result<(), ActivationError> {
+    let numbers = keep.iter().map(|fd| fd.as_raw_fd().unsigned_abs()).collect();
+    for (first, last) in gaps(numbers) {
+        sys::close_range(first, last, false).map_err(|errno| {
+            ActivationError::step("close_range", format!("{first} to {last}"), errno)
+                .advise("howdah needs Linux 5.9")
+        })?;
     }
-    sys::close_range(first, u32::MAX, false)
+    Ok(())
 }
 
-impl std::os::fd::AsFd for Inherited {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+/// The ranges of numbers from 3 up that hold none of `kept`.
+fn gaps(mut kept: Vec<u32>) -> Vec<(u32, u32)> {
+    kept.sort_unstable();
+    let mut ranges = Vec::new();
+    let mut next = 3;
+    for number in kept {
+        if number > next {
+            ranges.push((next, number - 1));
+        }
+        next = next.max(number + 1);
     }
+    ranges.push((next, u32::MAX));
+    ranges
 }

@@ -1,123 +1,226 @@
-//! One listening socket in howdah's hands.
+//! One listening socket, and what must be looked at because a tenant holds a
+//! copy of it.
 
-use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
 
+use super::bind::bind;
+use super::error::{ActivationError, errno};
+use crate::config::pool::Socket;
 use crate::config::types::Listen;
 use crate::sys;
 
-/// Where a listener comes from.
+/// Who made a listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// systemd holds it too, and gives it to the next howdah.
-    Passed,
-    /// howdah bound it. For a unix socket, device and inode of its path: what is ours to remove.
-    Own {
-        /// `st_dev` and `st_ino`.
-        file: Option<(u64, u64)>,
+    /// systemd, or another program that speaks its protocol.
+    Systemd {
+        /// Its FDNAME, if names were passed.
+        name: Option<String>,
     },
+    /// howdah bound it.
+    Own,
 }
 
-/// Whether a socket can still accept.
+/// Whether clients can connect to a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
-    /// It listens.
-    Listens,
-    /// Somebody who had it shut it down or disconnected it: every connection is refused for ever.
-    Dead,
+    /// They can.
+    Accepting,
+    /// shutdown(2) was called on it: no connection will ever come again on a
+    /// unix socket, whatever is done to it.
+    ShutDown,
+    /// It is bound and does not listen: what shutdown(2), or connect(2) to
+    /// AF_UNSPEC, leaves of a TCP listener.
+    NotListening,
 }
 
-/// A listening socket.
+/// A file, whatever its name: device and inode number (stat(2)).
+pub(super) type Identity = (u64, u64);
+
+/// A listening socket of a pool. Dropping it closes the descriptor and leaves
+/// the path of a unix socket: [`Listener::close_and_unlink`] is for that.
 #[derive(Debug)]
 pub struct Listener {
     address: Listen,
     origin: Origin,
-    socket: OwnedFd,
+    /// The socket file as we bound it; `None` for TCP, for a passed socket and
+    /// once it is unlinked. The number cannot be given to another file while
+    /// `fd` is open: the kernel's socket holds on to its inode.
+    file: Option<Identity>,
+    fd: OwnedFd,
 }
 
 impl Listener {
-    pub(super) fn new(address: Listen, origin: Origin, socket: OwnedFd) -> Self {
-        Self { address, origin, socket }
+    pub(super) fn new(address: Listen, origin: Origin, file: Option<Identity>, fd: OwnedFd) -> Self {
+        Self { address, origin, file, fd }
     }
 
-    /// Its address.
+    /// Where it listens: of a TCP port 0, the port that the kernel chose.
     pub fn address(&self) -> &Listen {
         &self.address
     }
 
-    /// Whether systemd passed it.
+    /// Whether systemd passed it, and gives it to the next howdah.
     pub fn is_passed(&self) -> bool {
-        self.origin == Origin::Passed
+        matches!(self.origin, Origin::Systemd { .. })
     }
 
-    /// Clears O_NONBLOCK of the open file description, which a tenant of an
-    /// earlier generation may have set: php-fpm's idle workers would see EAGAIN
-    /// and end, over and over.
-    ///
-    /// # Errors
-    /// That of fcntl(2).
-    pub fn make_blocking(&self) -> nix::Result<()> {
-        fcntl(self.socket.as_raw_fd(), FcntlArg::F_SETFL(OFlag::empty())).map(drop)
+    /// Who made it.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
     }
 
-    /// Whether a connection waits to be accepted.
+    /// Clears O_NONBLOCK (fcntl(2), F_SETFL), which a generation may have set:
+    /// the flag belongs to the open file description that all copies share, and
+    /// makes idle php-fpm workers see EAGAIN and exit. For before each start.
+    pub fn make_blocking(&self) -> Result<(), ActivationError> {
+        let failed = |errno| ActivationError::step("clear O_NONBLOCK of", &self.address, errno);
+        let flags = fcntl(self.fd.as_raw_fd(), FcntlArg::F_GETFL).map_err(failed)?;
+        let flags = OFlag::from_bits_retain(flags);
+        if flags.contains(OFlag::O_NONBLOCK) {
+            fcntl(self.fd.as_raw_fd(), FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK)).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a connection waits in the listen queue, now (poll(2)). `false`
+    /// for a listener that was shut down, which poll calls readable for ever.
     pub fn has_waiting(&self) -> bool {
-        self.poll().contains(PollFlags::POLLIN)
+        let events = self.poll();
+        events.readable && !events.hung_up
     }
 
-    /// Whether it can still accept. A unix listener that was shut down says so by
-    /// POLLHUP or POLLRDHUP only; a TCP one is no listener any more.
+    /// Whether clients can connect (socket(7), SO_ACCEPTCONN; poll(2), POLLRDHUP).
     pub fn health(&self) -> Health {
-        let listens = getsockopt(&self.socket, sockopt::AcceptConn).unwrap_or(false);
-        let ended = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::from_bits_retain(libc::POLLRDHUP);
-        if listens && !self.poll().intersects(ended) { Health::Listens } else { Health::Dead }
+        // On unix SO_ACCEPTCONN stays 1 after shutdown(2); on TCP it does not,
+        // and poll says POLLHUP of every socket that is not connected.
+        if !getsockopt(&self.fd, sockopt::AcceptConn).unwrap_or(false) {
+            Health::NotListening
+        } else if self.poll().hung_up {
+            Health::ShutDown
+        } else {
+            Health::Accepting
+        }
     }
 
-    fn poll(&self) -> PollFlags {
+    /// Whether clients can connect: [`Listener::health`] as a truth value.
+    pub fn accepts(&self) -> bool {
+        self.health() == Health::Accepting
+    }
+
+    /// Makes a poisoned listener accept again. TCP: listen(2) again, on the same
+    /// socket. A unix socket of ours: a new one, bound in its place; connections
+    /// that wait in the old one are refused. A passed unix socket cannot be
+    /// repaired from here: the error says who can.
+    pub fn repair(&mut self, socket: &Socket) -> Result<(), ActivationError> {
+        match (&self.address, &self.origin) {
+            (Listen::Tcp(_), origin) => {
+                // systemd's own word for a backlog is "as long as allowed".
+                let backlog = if *origin == Origin::Own { socket.backlog } else { u32::MAX };
+                sys::listen(self.as_fd(), backlog)
+                    .map_err(|errno| ActivationError::step("listen again on", &self.address, errno))
+            }
+            (Listen::Unix(_), Origin::Own) => {
+                *self = bind(&self.address, socket)?;
+                Ok(())
+            }
+            (Listen::Unix(_), Origin::Systemd { .. }) => {
+                Err(ActivationError::step("listen again on", &self.address, Errno::ESHUTDOWN)
+                    .advise("a process shut it down for good: restart its socket unit"))
+            }
+        }
+    }
+
+    /// For a drain: no new client can connect, those already in the queue can
+    /// still be accepted. The path of a unix socket of ours is unlinked (if it
+    /// is still ours); our TCP listener drops every SYN, so that its client
+    /// tries again a second later and finds the port closed or its next owner.
+    /// A passed socket stays as it is: it is systemd's, and serves the next howdah.
+    pub fn stop_accepting_new(&mut self) -> Result<(), ActivationError> {
+        match (&self.address, &self.origin) {
+            (_, Origin::Systemd { .. }) => Ok(()),
+            (Listen::Unix(_), Origin::Own) => self.unlink(),
+            (Listen::Tcp(_), Origin::Own) => sys::attach_filter(self.as_fd(), &DROP_SYN)
+                .map_err(|errno| ActivationError::step("drop new connections to", &self.address, errno)),
+        }
+    }
+
+    /// Closes it. The path of a unix socket of ours is unlinked, if the file
+    /// there is still the one that we bound.
+    pub fn close_and_unlink(mut self) -> Result<(), ActivationError> {
+        self.unlink()
+    }
+
+    /// Unlinks before `fd` is closed, or the inode number would prove nothing.
+    fn unlink(&mut self) -> Result<(), ActivationError> {
+        match (&self.address, self.file.take()) {
+            (Listen::Unix(path), Some(file)) => unlink_if(path.as_path(), file),
+            _ => Ok(()),
+        }
+    }
+
+    fn poll(&self) -> Events {
+        // nix has no name for POLLRDHUP, and answers None for events with a bit
+        // that it does not know; of those we ask for this one alone.
         let asked = PollFlags::POLLIN | PollFlags::from_bits_retain(libc::POLLRDHUP);
-        let mut one = [PollFd::new(self.socket.as_fd(), asked)];
-        match poll(&mut one, PollTimeout::ZERO) {
-            Ok(_) => one[0].revents().unwrap_or(PollFlags::empty()),
-            Err(_) => PollFlags::POLLERR,
-        }
-    }
-
-    /// Lets no new connection in; those in the queue stay. systemd's socket is
-    /// left alone: what comes in there waits for the next howdah.
-    pub fn stop_listening(&self) {
-        match (&self.origin, &self.address) {
-            (Origin::Passed, _) => {}
-            (Origin::Own { .. }, Listen::Unix(_)) => self.remove_file(),
-            // A filter that keeps nothing drops every SYN; a client tries again, and finds the port closed then.
-            (Origin::Own { .. }, Listen::Tcp(_)) => drop(sys::drop_all_packets(self.socket.as_fd())),
-        }
-    }
-
-    /// Removes the path of an own unix socket, if it is still ours.
-    fn remove_file(&self) {
-        let (Origin::Own { file: Some(own) }, Listen::Unix(path)) = (&self.origin, &self.address) else {
-            return;
-        };
-        let now = fs::symlink_metadata(path.as_path()).map(|data| (data.dev(), data.ino()));
-        if now.is_ok_and(|now| now == *own) {
-            let _ = fs::remove_file(path.as_path());
+        let mut set = [PollFd::new(self.as_fd(), asked)];
+        match poll(&mut set, PollTimeout::ZERO).map(|_| set[0].revents()) {
+            Ok(Some(events)) => Events {
+                readable: events.contains(PollFlags::POLLIN),
+                hung_up: events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL),
+            },
+            Ok(None) => Events { readable: true, hung_up: true },
+            // Interrupted or out of memory: nothing was learnt.
+            Err(_) => Events { readable: false, hung_up: false },
         }
     }
 }
 
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.fd.as_fd()
     }
 }
 
-impl Drop for Listener {
-    fn drop(&mut self) {
-        self.remove_file();
+struct Events {
+    readable: bool,
+    hung_up: bool,
+}
+
+/// Classic BPF that drops a TCP segment with SYN and without ACK, and takes
+/// all others: a listener's filter also sees the last ACK of a handshake, and
+/// every connection made from then on inherits it, so `ret 0` would make
+/// clients deaf who believe that they are connected. The data of a socket
+/// filter starts at the TCP header; its byte 13 holds the flags (RFC 9293, 3.1).
+const DROP_SYN: [libc::sock_filter; 5] = {
+    const fn op(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+        libc::sock_filter { code: code as u16, jt, jf, k }
+    }
+    [
+        op(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, 13),
+        op(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, 0x12),
+        op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, 0x02),
+        op(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        op(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+    ]
+};
+
+/// Unlinks `path` if it is the file `ours`; that it is gone, or another's, is no error.
+pub(super) fn unlink_if(path: &Path, ours: Identity) -> Result<(), ActivationError> {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if (found.dev(), found.ino()) == ours => match std::fs::remove_file(path) {
+            Err(error) if errno(&error) != Errno::ENOENT => {
+                Err(ActivationError::step("unlink", path.display(), errno(&error)))
+            }
+            _ => Ok(()),
+        },
+        _ => Ok(()),
     }
 }
