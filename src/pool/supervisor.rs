@@ -14,7 +14,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::activation::{self, Listener};
 use super::generation::Generation;
-use super::machine::{Action, Event, State};
+use super::machine::{Action, After, Event, State};
 use super::prepare::{Places, Workshop};
 use super::record::{self, Entry, Roll};
 use super::refuse::Refused;
@@ -388,8 +388,9 @@ impl Supervisor {
         if let Outcome::Failed(error) = generation.process.outcome() {
             return self.start_failed(index, &error.to_string());
         }
-        let stopped = matches!(slot.machine.state(), State::Stopping { .. });
-        if !stopped {
+        if let State::Stopping { then } = slot.machine.state() {
+            slot.record.stops += u64::from(*then == After::Cold);
+        } else {
             let reason = generation.reason().unwrap_or_default();
             let reason =
                 if reason.is_empty() { format!("php-fpm ended: {how}") } else { format!("{reason} ({how})") };
@@ -621,7 +622,7 @@ impl Supervisor {
     /// Asks up to `times` whether it stands still; looks into it then.
     fn ask_frozen(&mut self, index: usize, times: u32) {
         for round in 0..times {
-            let Some(slot) = &self.slots[index] else { return };
+            let Some(slot) = &mut self.slots[index] else { return };
             let (State::Freezing { .. }, Some(generation)) = (slot.machine.state(), &slot.generation) else {
                 return;
             };
@@ -629,7 +630,9 @@ impl Supervisor {
                 Ok(true) => {
                     // Who waits for a howdah that ends has nobody else.
                     let waits = slot.machine.is_draining() && slot.has_own_waiting();
-                    self.events.push_back((index, Event::Inspected { busy: slot.is_busy() || waits }));
+                    let busy = slot.is_busy() || waits;
+                    slot.record.busy_looks += u64::from(busy);
+                    self.events.push_back((index, Event::Inspected { busy }));
                     return;
                 }
                 Ok(false) if round + 1 < times => std::thread::sleep(FREEZE_ASK),
@@ -692,10 +695,19 @@ impl Supervisor {
         }
     }
 
-    /// Lets the next pool start that waits for its turn.
+    /// Lets the next pool start that waits for its turn. One whose client has
+    /// gone, or that was started another way, does not take another's turn.
     fn start_next(&mut self) {
-        if let Some(index) = self.queue.pop_front() {
+        while let Some(index) = self.queue.pop_front() {
+            let Some(slot) = &self.slots[index] else { continue };
+            if *slot.machine.state() != State::Cold {
+                continue;
+            }
+            let starts = slot.has_waiting();
             self.watch(index, true);
+            if starts {
+                return;
+            }
         }
     }
 
