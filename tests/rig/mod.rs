@@ -81,11 +81,6 @@ impl Rig {
         path
     }
 
-    /// What serve keeps of a pool in its runtime directory.
-    pub fn record(&self, pool: &str) -> Record {
-        record::read(&record::record_file(&self.path("run"), pool)).unwrap_or_default()
-    }
-
     /// Writes the pool file `NAME.toml`: listens on `NAME.sock`, runs as [`TENANT`],
     /// has the site `NAME/` (if it is there) as its document root; `more` is added.
     pub fn pool(&self, name: &str, more: &str) -> PathBuf {
