@@ -85,7 +85,9 @@ fn no_user_namespaces(errno: Errno) -> String {
         Errno::ENOSPC => {
             "user.max_user_namespaces, here or further out, is reached, or 32 lie inside one another: raise it"
         }
-        Errno::EINVAL | Errno::ENOSYS => "this kernel has none: use one with CONFIG_USER_NS=y, Linux 5.9 or later",
+        Errno::EINVAL | Errno::ENOSYS => {
+            "this kernel has none: use one with CONFIG_USER_NS=y, Linux 5.9 or later"
+        }
         _ if set("kernel/unprivileged_userns_clone").trim() == "0" => {
             "kernel.unprivileged_userns_clone is 0: set it to 1, or run howdah as root"
         }

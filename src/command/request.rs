@@ -33,7 +33,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         .ok_or_else(|| no("it listens nowhere".to_owned()))?;
     let root = entry.document_root.clone().unwrap_or_else(|| PathBuf::from("/"));
     let request = make(arguments, &root).map_err(no)?;
-    let stream = connect(&address).map_err(|error| no(format!("connect to {address}: {}", sys::told(&error))))?;
+    let stream =
+        connect(&address).map_err(|error| no(format!("connect to {address}: {}", sys::told(&error))))?;
     let response = exchange(&stream, &request, Duration::from_secs(arguments.timeout))
         .map_err(|error| no(error.to_string()))?;
     print(&response, arguments.include).map_err(|error| no(error.to_string()))?;
