@@ -66,9 +66,8 @@ fn serve(
     let mut supervisor = Supervisor::new(settings, pools, base, reread)
         .map_err(|error| Failure::new(LAUNCH, format!("epoll: {error}")))?;
     supervisor.warm_up();
-    let status = if count == 1 { "1 pool listens".to_owned() } else { format!("{count} pools listen") };
-    journal::line(Level::Notice, Origin::default(), &format!("ready: {status}"));
-    let _ = notify(false, &[NotifyState::Ready, NotifyState::Status(status)]);
+    journal::line(Level::Notice, Origin::default(), &format!("ready: {}", listening(count)));
+    let _ = notify(false, &[NotifyState::Ready, NotifyState::Status(listening(count))]);
     supervisor.run().map_err(|error| Failure::new(LAUNCH, format!("epoll_wait: {error}")))
 }
 
@@ -174,6 +173,10 @@ fn give_sockets(pools: Vec<Pool>, passed: Vec<Inherited>) -> Result<Vec<(Pool, V
         return Err(Failure::said(LAUNCH));
     }
     Ok(with)
+}
+
+fn listening(pools: usize) -> String {
+    if pools == 1 { "1 pool listens".to_owned() } else { format!("{pools} pools listen") }
 }
 
 fn default_parallel_starts() -> usize {
