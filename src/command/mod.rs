@@ -79,6 +79,9 @@ impl Drop for Scratch {
 /// # Errors
 /// The command's failure, to be printed by `main`.
 pub fn run(cli: Cli) -> Result<(), Failure> {
+    if !matches!(cli.command, Command::Serve(_)) {
+        end_with_the_reader();
+    }
     match cli.command {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Check(arguments) => check::run(&arguments),
@@ -90,6 +93,14 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             Ok(())
         }
     }
+}
+
+/// Ends quietly, as other programs do, when who reads our output has read enough (`howdah ps | head -1`).
+fn end_with_the_reader() {
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // Without it the only loss is a message about a broken pipe.
+    let _ = sys::set_signal_action(Signal::SIGPIPE, &default);
 }
 
 fn is_root() -> bool {

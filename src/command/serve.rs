@@ -39,9 +39,22 @@ pub(super) fn run(arguments: Serve) -> Result<(), Failure> {
     raise_descriptor_limit();
     become_rootless()?;
     let _lock = take_runtime_dir(&places.runtime)?;
-    let base = open_cgroup(&config, &places.runtime);
-    let pools = give_sockets(pools, passed)?;
+    let ended = serve(arguments, &config, defaults, &places, pools, passed);
+    clean(&places);
+    ended
+}
 
+/// From pools and sockets to the end of serving, in a runtime directory that is ours.
+fn serve(
+    arguments: Serve,
+    config: &ServeConfig,
+    defaults: Defaults,
+    places: &Places,
+    pools: Vec<Pool>,
+    passed: Vec<Inherited>,
+) -> Result<(), Failure> {
+    let pools = give_sockets(pools, passed)?;
+    let base = open_cgroup(config, &places.runtime);
     let settings = Settings {
         parallel_starts: config.parallel_starts.map_or_else(default_parallel_starts, |n| n as usize),
         exit_when_idle: arguments.exit_when_idle,
@@ -55,10 +68,7 @@ pub(super) fn run(arguments: Serve) -> Result<(), Failure> {
     supervisor.warm_up();
     journal::line(Level::Notice, Origin::default(), &format!("ready: {}", listening(count)));
     let _ = notify(false, &[NotifyState::Ready, NotifyState::Status(listening(count))]);
-    let ended = supervisor.run().map_err(|error| Failure::new(LAUNCH, format!("epoll_wait: {error}")));
-    drop(supervisor);
-    clean(&places);
-    ended
+    supervisor.run().map_err(|error| Failure::new(LAUNCH, format!("epoll_wait: {error}")))
 }
 
 /// Reads the pool files. One that is wrong does not keep the others from being served.
