@@ -175,13 +175,15 @@ pub fn tree(root: Pid) -> Vec<Pid> {
     all
 }
 
-/// The workers of php-fpm: the master's children that run the master's program.
+/// The workers of php-fpm: the master's children that run the master's program,
+/// or a program that cannot be told.
 fn workers(master: Pid) -> Vec<Pid> {
-    let program = fs::read_link(format!("/proc/{master}/exe")).ok();
+    let program = |pid: Pid| fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let own = program(master);
     children(master)
         .into_iter()
-        .filter(|pid| program.is_some() && fs::read_link(format!("/proc/{pid}/exe")).ok() == program)
-        .filter(|pid| state_of(*pid) != Some('Z'))
+        .filter(|pid| state_of(*pid).is_some_and(|state| state != 'Z'))
+        .filter(|pid| own.is_none() || program(*pid).is_none_or(|it| Some(it) == own))
         .collect()
 }
 

@@ -14,7 +14,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::activation::{self, Listener};
 use super::generation::Generation;
-use super::machine::{Action, Event, State};
+use super::machine::{Action, After, Event, State};
 use super::prepare::{Places, Workshop};
 use super::record::{self, Entry, Roll};
 use super::refuse::Refused;
@@ -103,6 +103,8 @@ pub struct Supervisor {
     /// Pools that are freezing.
     freezing: Vec<usize>,
     refused: Vec<Option<Refused>>,
+    /// Pools with connections for which there was no room among the refused.
+    crowded: Vec<usize>,
     workshop: Workshop,
     base: Option<Base>,
     has_run: bool,
@@ -139,6 +141,7 @@ impl Supervisor {
             queue: VecDeque::new(),
             freezing: Vec::new(),
             refused: Vec::new(),
+            crowded: Vec::new(),
             workshop: Workshop::default(),
             base,
             has_run: false,
@@ -388,8 +391,9 @@ impl Supervisor {
         if let Outcome::Failed(error) = generation.process.outcome() {
             return self.start_failed(index, &error.to_string());
         }
-        let stopped = matches!(slot.machine.state(), State::Stopping { .. });
-        if !stopped {
+        if let State::Stopping { then } = slot.machine.state() {
+            slot.record.stops += u64::from(*then == After::Cold);
+        } else {
             let reason = generation.reason().unwrap_or_default();
             let reason =
                 if reason.is_empty() { format!("php-fpm ended: {how}") } else { format!("{reason} ({how})") };
@@ -417,6 +421,7 @@ impl Supervisor {
             .iter_mut()
             .filter(|one| one.as_ref().is_some_and(|one| one.until <= now))
             .for_each(|one| *one = None);
+        self.make_room();
     }
 
     // ---- from events to actions
@@ -595,6 +600,7 @@ impl Supervisor {
     /// One line for a failure, kept for `ps`.
     fn tell_failure(&mut self, index: usize, reason: &str) {
         let Some(slot) = &mut self.slots[index] else { return };
+        let reason = journal::one_line(reason);
         let text = format!("{reason} [{}.{}]", slot.pool.name, slot.record.generation);
         slot.record.last_error = Some(text.clone());
         self.tell(index, Level::Error, &text);
@@ -620,7 +626,7 @@ impl Supervisor {
     /// Asks up to `times` whether it stands still; looks into it then.
     fn ask_frozen(&mut self, index: usize, times: u32) {
         for round in 0..times {
-            let Some(slot) = &self.slots[index] else { return };
+            let Some(slot) = &mut self.slots[index] else { return };
             let (State::Freezing { .. }, Some(generation)) = (slot.machine.state(), &slot.generation) else {
                 return;
             };
@@ -628,7 +634,9 @@ impl Supervisor {
                 Ok(true) => {
                     // Who waits for a howdah that ends has nobody else.
                     let waits = slot.machine.is_draining() && slot.has_own_waiting();
-                    self.events.push_back((index, Event::Inspected { busy: slot.is_busy() || waits }));
+                    let busy = slot.is_busy() || waits;
+                    slot.record.busy_looks += u64::from(busy);
+                    self.events.push_back((index, Event::Inspected { busy }));
                     return;
                 }
                 Ok(false) if round + 1 < times => std::thread::sleep(FREEZE_ASK),
@@ -646,7 +654,7 @@ impl Supervisor {
         let Some(slot) = &mut self.slots[index] else { return };
         let Some(generation) = &mut slot.generation else { return };
         if let Err(error) = generation.freezer.thaw(generation.process.pid) {
-            let text = format!("cannot be thawed, and is ended: {error}");
+            let text = format!("cannot be thawed, and is ended: {}", sys::told(&error));
             self.signal(index, Signal::SIGKILL);
             self.tell(index, Level::Error, &text);
         }
@@ -672,10 +680,13 @@ impl Supervisor {
             .deadline()
             .map_or(Duration::from_secs(1), |until| until.saturating_duration_since(now));
         let incident = format!("{}.{}", slot.pool.name, slot.record.generation);
-        let room = MOST_REFUSED.saturating_sub(self.refused.iter().flatten().count());
-        let listeners = slot.listeners.iter().filter(|one| !(ended && one.is_passed()));
-        let fresh: Vec<_> =
-            listeners.flat_map(|one| Refused::accept_all(one.as_fd(), room, retry, &incident, now)).collect();
+        let mut room = MOST_REFUSED.saturating_sub(self.refused.iter().flatten().count());
+        let mut fresh = Vec::new();
+        for listener in slot.listeners.iter().filter(|one| !(ended && one.is_passed())) {
+            let accepted = Refused::accept_all(listener.as_fd(), room, retry, &incident, now);
+            room -= accepted.len();
+            fresh.extend(accepted);
+        }
         for mut refused in fresh {
             if !refused.go_on() {
                 continue;
@@ -689,12 +700,39 @@ impl Supervisor {
                 self.refused[free] = Some(refused);
             }
         }
+        // Its sockets stay readable: watched, they would keep the loop awake until there is room.
+        if room == 0 && !ended {
+            self.watch(index, false);
+            self.crowded.push(index);
+        }
     }
 
-    /// Lets the next pool start that waits for its turn.
+    /// Watches the pools again that found no room, if there is some now.
+    fn make_room(&mut self) {
+        if self.crowded.is_empty() || self.refused.iter().flatten().count() >= MOST_REFUSED {
+            return;
+        }
+        for index in std::mem::take(&mut self.crowded) {
+            let state = self.slots[index].as_ref().map(|slot| *slot.machine.state());
+            if matches!(state, Some(State::Cold | State::Backoff { .. })) {
+                self.watch(index, true);
+            }
+        }
+    }
+
+    /// Lets the next pool start that waits for its turn. One whose client has
+    /// gone, or that was started another way, does not take another's turn.
     fn start_next(&mut self) {
-        if let Some(index) = self.queue.pop_front() {
+        while let Some(index) = self.queue.pop_front() {
+            let Some(slot) = &self.slots[index] else { continue };
+            if *slot.machine.state() != State::Cold {
+                continue;
+            }
+            let starts = slot.has_waiting();
             self.watch(index, true);
+            if starts {
+                return;
+            }
         }
     }
 
@@ -812,7 +850,7 @@ impl Supervisor {
             journal::line(
                 Level::Warning,
                 Origin::default(),
-                &format!("{runtime}: state not written: {error}"),
+                &format!("{runtime}: state not written: {}", sys::told(&error)),
             );
         }
     }

@@ -72,6 +72,15 @@ impl Rig {
         path
     }
 
+    /// Makes the directory `NAME/` that belongs to `owner` and that nobody else may enter.
+    pub fn private(&self, name: &str, owner: (&str, u32, u32)) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir_all(&path).unwrap();
+        chown(&path, Some(owner.1), Some(owner.2)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        path
+    }
+
     /// Writes the pool file `NAME.toml`: listens on `NAME.sock`, runs as [`TENANT`],
     /// has the site `NAME/` (if it is there) as its document root; `more` is added.
     pub fn pool(&self, name: &str, more: &str) -> PathBuf {
