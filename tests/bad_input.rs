@@ -267,12 +267,12 @@ fn a_mount_source_that_is_missing_is_told_by_check_and_at_start() {
     let missing = rig.path("nowhere").display().to_string();
     let file = rig.pool("blog", &format!("[[mount]]\nsource = {missing:?}\n"));
     let text = format!(
-        "{}:4: mount.source {missing} does not exist: create it, or correct the path",
+        "{}:5: mount.source {missing} does not exist: create it, or correct the path",
         file.display()
     );
     assert_eq!(said(&check(&rig, &["pools"])), (CONFIGURATION, line(&text)));
     let text = format!(
-        "mount {missing} on {missing}: No such file or directory (ENOENT): \
+        "open {missing} on {missing}: No such file or directory (ENOENT): \
          create it, or take the mount out of the pool file"
     );
     refused_at_start(&mut rig, &text, "blog.1");
@@ -288,7 +288,7 @@ fn a_mount_target_through_a_symlink_of_the_host_is_refused() {
         name the real directory, for a symlink can lead out of the root";
     let told = line(&format!("{}: {text}", file.display()));
     assert_eq!(said(&check(&rig, &["pools"])), (CONFIGURATION, told));
-    refused_at_start(&mut rig, text, "blog.0");
+    refused_at_start(&mut rig, text, "blog.1");
 }
 
 #[test]
@@ -508,7 +508,7 @@ fn an_unreadable_mount_source_is_told() {
     fs::set_permissions(&site, fs::Permissions::from_mode(0o700)).unwrap();
     let file = nobody.rig.pool_of("blog", "nobody", &format!("[[mount]]\nsource = {site:?}\n"));
     let text = format!(
-        "{}:4: mount.source {} cannot be read: Permission denied (EACCES): let howdah's user read it",
+        "{}:5: mount.source {} cannot be read: Permission denied (EACCES): let howdah's user read it",
         file.display(),
         site.display()
     );
