@@ -37,6 +37,8 @@ pub struct Rig {
     directory: tempfile::TempDir,
     serve: Option<Child>,
     arguments: Vec<String>,
+    wrapper: Vec<String>,
+    environment: Vec<(String, PathBuf)>,
 }
 
 impl Rig {
@@ -45,7 +47,13 @@ impl Rig {
         assert!(nix::unistd::geteuid().is_root(), "this test needs root: run ./test");
         let directory = tempfile::Builder::new().prefix("howdah-test-").tempdir_in("/tmp").unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let rig = Self { directory, serve: None, arguments: Vec::new() };
+        let rig = Self {
+            directory,
+            serve: None,
+            arguments: Vec::new(),
+            wrapper: Vec::new(),
+            environment: Vec::new(),
+        };
         fs::create_dir(rig.path("pools")).unwrap();
         rig.write("howdah.toml", &format!("[serve]\nstate_dir = {:?}\ndrain = \"5s\"\n", rig.path("state")));
         rig
@@ -101,10 +109,24 @@ impl Rig {
         self
     }
 
+    /// Starts serve by these words, to which its own command line is appended.
+    pub fn under(mut self, words: &[&str]) -> Self {
+        self.wrapper = words.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
+    /// Starts serve with this variable in its environment.
+    pub fn with_variable(mut self, name: &str, value: &Path) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Starts serve on `pools/` and waits until it is ready.
     pub fn serve(&mut self) -> &mut Self {
         let log = File::create(self.path("log")).unwrap();
-        let mut command = Command::new(HOWDAH);
+        let mut words = self.wrapper.iter().map(String::as_str).chain([HOWDAH]);
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words).envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.args(["serve", "-v", "--runtime-dir"]).arg(self.path("run"));
         command.arg("--config").arg(self.path("howdah.toml")).args(&self.arguments).arg(self.path("pools"));
         let child =
@@ -222,6 +244,31 @@ impl Rig {
         let body = String::from_utf8_lossy(&response.body).into_owned();
         assert_eq!(response.status, 200, "{uri} of {pool}: {body}\n{}", self.log());
         body
+    }
+
+    /// What PHP `code` prints inside the pool, whose site is made by [`Rig::inside`].
+    pub fn php(&self, pool: &str, code: &str) -> String {
+        let response = self
+            .ask(pool, "/do.php", "POST", &[("Content-Type", "text/plain")], code.as_bytes())
+            .unwrap_or_else(|error| panic!("{code} in {pool}: {error}\n{}", self.log()));
+        let body = String::from_utf8_lossy(&response.body).into_owned();
+        assert_eq!(response.status, 200, "{code} in {pool}: {body}\n{}", self.log());
+        body
+    }
+
+    /// Writes a pool whose site does what [`Rig::php`] tells it.
+    pub fn inside(&self, name: &str, user: (&str, u32, u32), more: &str) {
+        self.site(name, "do.php", "<?php eval(file_get_contents('php://input'));", user);
+        // FFI calls any function of the C library: what PHP itself has no word for.
+        self.pool_of(name, user.0, &format!("{more}\n[php.admin_value]\n\"ffi.enable\" = \"true\"\n"));
+    }
+
+    /// The same with a profile that is `hosting` but for `profile`.
+    pub fn inside_without(&self, name: &str, profile: &str, more: &str) {
+        let file = self.profile(name, profile);
+        self.inside(name, TENANT, &format!("{more}\n"));
+        let text = fs::read_to_string(self.path(&format!("pools/{name}.toml"))).unwrap();
+        self.write(&format!("pools/{name}.toml"), &format!("profile = {file:?}\n{text}"));
     }
 
     /// Sends a signal to serve.
