@@ -132,7 +132,7 @@ fn php_fpm_is_process_1_and_sees_no_process_but_its_own() {
     assert_eq!(signal(1), "bool(true)\n");
     // The control: the host sees the process of the other pool that blog does not.
     let sleeps = fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
-        fs::read(entry.path().join("cmdline")).is_ok_and(|line| line == b"/usr/bin/sleep\0600\0")
+        fs::read(entry.path().join("cmdline")).is_ok_and(|line| line == b"/usr/bin/sleep\x00600\x00")
     });
     assert!(sleeps.count() >= 1);
 }
