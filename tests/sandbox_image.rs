@@ -217,7 +217,7 @@ fn an_image_cannot_make_howdah_write_anywhere_on_the_host() {
     let (image, victim) = (rig.path("a/b/c/d/e/image"), rig.path("victim"));
     make_image(&image);
     fs::create_dir(&victim).unwrap();
-    for name in ["a/victim", "a/b/c/d/e/image/victim"] {
+    for name in ["a/b/victim", "a/b/c/d/e/image/victim"] {
         fs::create_dir(rig.path(name)).unwrap();
         fs::write(rig.path(name).join("file"), "").unwrap();
         fs::create_dir(rig.path(name).join("directory")).unwrap();
@@ -228,16 +228,15 @@ fn an_image_cannot_make_howdah_write_anywhere_on_the_host() {
          Additional .ini files parsed => /etc/pki/ld.so.preload";
     let_it_say(&image, answer);
     pool(&rig, &image, "");
-    // A second voice: what the link at the end of the list says is a directory of /etc too.
     rig.serve();
     let _ = rig.try_get("blog", "/do.php");
-    assert_eq!(tree(&victim), [victim.clone()], "{}", rig.log());
+    assert_eq!(tree(&victim).len(), 1, "{:?}\n{}", tree(&victim), rig.log());
     assert_eq!(rig.end(), 0);
     let named = answer.replace("/etc/pki/file", "/etc/pki/ld.so.preload");
     let_it_say(&image, &named);
     rig.serve();
     let _ = rig.try_get("blog", "/do.php");
-    assert_eq!(tree(&victim), [victim.clone()], "{}", rig.log());
+    assert_eq!(tree(&victim).len(), 1, "{:?}\n{}", tree(&victim), rig.log());
 }
 
 #[test]
@@ -276,8 +275,12 @@ fn an_image_that_changes_after_the_first_start_shows_nothing_of_the_host() {
     chown(&moved, Some(33), Some(33)).unwrap();
     std::os::unix::fs::lchown(&image, Some(33), Some(33)).unwrap();
     assert_eq!(rig.try_get("blog", "/do.php").unwrap().status, 503);
-    let line = rig.wait_log("[blog.2]");
-    assert!(line.contains("symlink that does not belong to root") || line.contains("(ELOOP)"), "{line}");
+    let wanted = format!(
+        "howdah: pool blog: image {}: the way to it goes through a symlink that does not belong to root: \
+         name the real directory [blog.1]",
+        image.display()
+    );
+    assert_eq!(rig.wait_log("symlink"), wanted);
 }
 
 #[test]
