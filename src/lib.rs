@@ -12,7 +12,8 @@
 //! - [`spec`]: pool, profile and image, told as an OCI runtime spec.
 //! - [`sandbox`]: an OCI runtime spec, made real by the kernel.
 //! - [`pool`]: the life of pools: sockets, states, the supervisor's loop.
-//! - [`command`] and [`cli`]: what a person types.
+//! - [`cli`]: what a person types.
+//! - [`command`]: what it does.
 
 pub mod cli;
 pub mod command;

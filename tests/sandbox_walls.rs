@@ -325,10 +325,10 @@ fn a_fork_bomb_is_bounded_a_neighbour_answers_and_the_pool_ends_with_it() {
 #[test]
 fn nothing_of_howdahs_own_environment_is_inside() {
     let secrets = ["SECRET_OF_HOWDAH", "NOTIFY_SOCKET", "LISTEN_FDNAMES"];
-    let mut rig = secrets.iter().fold(Rig::new(), |rig, name| rig.with_variable(name, Path::new("/secret")));
+    let mut rig = Rig::new();
     // What the master was given comes through to its workers then.
     rig.inside("blog", TENANT, "[fpm]\nclear_env = false");
-    rig.serve();
+    rig.serve_under(&[], &secrets.map(|name| (name, "/secret")));
     let names = rig.php("blog", "echo implode(' ', array_keys(getenv()));");
     assert!(names.contains("FPM_SOCKETS"), "{names}");
     let of_master = rig.php("blog", "echo file_get_contents('/proc/1/environ');");
@@ -350,9 +350,8 @@ fn what_whoever_started_howdah_left_open_reaches_nobody() {
         std::process::Command::new("sh").args(["-c", &open, "sh", "php", "-r", list]).output().unwrap();
     assert!(String::from_utf8_lossy(&control.stdout).contains(secret.to_str().unwrap()));
 
-    rig = rig.under(&["sh", "-c", &open, "sh"]);
     rig.inside("blog", TENANT, "");
-    rig.serve();
+    rig.serve_under(&["sh", "-c", &open, "sh"], &[]);
     rig.php("blog", list);
     for pid in [rig.pid() as i32, rig.master("blog")] {
         let descriptors = descriptors_of(pid);

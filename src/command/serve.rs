@@ -5,11 +5,12 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use libsystemd::daemon::{NotifyState, notify};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::host::Host;
-use super::{CONFIGURATION, Failure, KERNEL, LAUNCH, is_root, places, runtime_dir};
+use super::{CONFIGURATION, Failure, KERNEL, LAUNCH, become_rootless, is_root, places, runtime_dir};
 use crate::cli::Serve;
 use crate::config::pool::{Pool, ServeConfig};
 use crate::config::{Defaults, HostAccounts, load_pools, load_serve};
@@ -36,13 +37,24 @@ pub(super) fn run(arguments: Serve) -> Result<(), Failure> {
     let places = places(runtime_dir(&arguments.runtime, Some(&config))?, &config);
     let pools = load(&arguments.files.pools, &defaults, &accounts)?;
     raise_descriptor_limit();
-    if !is_root() {
-        become_rootless()?;
-    }
+    become_rootless()?;
     let _lock = take_runtime_dir(&places.runtime)?;
-    let base = open_cgroup(&config, &places.runtime);
-    let pools = give_sockets(pools, passed)?;
+    let ended = serve(arguments, &config, defaults, &places, pools, passed);
+    clean(&places);
+    ended
+}
 
+/// From pools and sockets to the end of serving, in a runtime directory that is ours.
+fn serve(
+    arguments: Serve,
+    config: &ServeConfig,
+    defaults: Defaults,
+    places: &Places,
+    pools: Vec<Pool>,
+    passed: Vec<Inherited>,
+) -> Result<(), Failure> {
+    let pools = give_sockets(pools, passed)?;
+    let base = open_cgroup(config, &places.runtime);
     let settings = Settings {
         parallel_starts: config.parallel_starts.map_or_else(default_parallel_starts, |n| n as usize),
         exit_when_idle: arguments.exit_when_idle,
@@ -54,12 +66,9 @@ pub(super) fn run(arguments: Serve) -> Result<(), Failure> {
     let mut supervisor = Supervisor::new(settings, pools, base, reread)
         .map_err(|error| Failure::new(LAUNCH, format!("epoll: {error}")))?;
     supervisor.warm_up();
-    journal::line(Level::Notice, Origin::default(), &format!("ready: {count} pools listen"));
-    let _ = notify(false, &[NotifyState::Ready, NotifyState::Status(format!("{count} pools listen"))]);
-    let ended = supervisor.run().map_err(|error| Failure::new(LAUNCH, format!("epoll_wait: {error}")));
-    drop(supervisor);
-    clean(&places);
-    ended
+    journal::line(Level::Notice, Origin::default(), &format!("ready: {}", listening(count)));
+    let _ = notify(false, &[NotifyState::Ready, NotifyState::Status(listening(count))]);
+    supervisor.run().map_err(|error| Failure::new(LAUNCH, format!("epoll_wait: {error}")))
 }
 
 /// Reads the pool files. One that is wrong does not keep the others from being served.
@@ -72,7 +81,7 @@ fn load(paths: &[PathBuf], defaults: &Defaults, accounts: &HostAccounts) -> Resu
         journal::line(Level::Error, Origin::default(), &error.to_string());
     }
     if loaded.pools.is_empty() && !loaded.errors.is_empty() {
-        return Err(Failure::new(CONFIGURATION, "no pool file can be used (above)"));
+        return Err(Failure::said(CONFIGURATION));
     }
     Ok(loaded.pools)
 }
@@ -96,23 +105,24 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Without root, howdah gives itself a user namespace with its own uid in it, and
-/// a mount namespace: there it may do to mounts what root may.
-fn become_rootless() -> Result<(), Failure> {
-    sys::enter_user_namespace().map_err(|(what, errno)| {
-        let line = format!("user namespace: {what}: {} ({errno:?}): see `howdah check`", errno.desc());
-        Failure::new(KERNEL, line)
-    })
-}
-
 /// Makes the runtime directory, and sees to it that no other serve has it.
 fn take_runtime_dir(runtime: &Path) -> Result<Flock<File>, Failure> {
-    let refuse = |error: std::io::Error| Failure::new(LAUNCH, format!("{}: {error}", runtime.display()));
+    let refuse = |error: std::io::Error| {
+        let hint = if error.kind() == std::io::ErrorKind::PermissionDenied {
+            ": run howdah as root or give --runtime-dir DIR"
+        } else {
+            ""
+        };
+        Failure::new(LAUNCH, format!("make {}: {}{hint}", runtime.display(), sys::told(&error)))
+    };
     fs::create_dir_all(runtime).map_err(refuse)?;
     let file = File::create(runtime.join("lock")).map_err(refuse)?;
     let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
-        let line = format!("{}: another serve has it ({errno:?}): give --runtime-dir DIR", runtime.display());
-        Failure::new(LAUNCH, line)
+        let line = match errno {
+            Errno::EAGAIN => "another serve has it: stop that one or give --runtime-dir DIR".to_owned(),
+            _ => format!("lock: {} ({errno:?})", errno.desc()),
+        };
+        Failure::new(LAUNCH, format!("{}: {line}", runtime.display()))
     })?;
     let pools = runtime.join("pools");
     if pools.exists() {
@@ -160,9 +170,13 @@ fn give_sockets(pools: Vec<Pool>, passed: Vec<Inherited>) -> Result<Vec<(Pool, V
         }
     }
     if with.is_empty() && any {
-        return Err(Failure::new(LAUNCH, "no pool has a socket to listen on (above)"));
+        return Err(Failure::said(LAUNCH));
     }
     Ok(with)
+}
+
+fn listening(pools: usize) -> String {
+    if pools == 1 { "1 pool listens".to_owned() } else { format!("{pools} pools listen") }
 }
 
 fn default_parallel_starts() -> usize {

@@ -74,9 +74,10 @@ impl Image {
                 self.share(&name, &[], &mut layout)?;
             }
         }
-        for own in [("/var/run", "/run"), ("/var/tmp", "/tmp")] {
-            if self.is_host() {
-                layout.links.push((own.0.into(), own.1.into()));
+        // Where programs look for them, unless the pool has something of its own there.
+        for (link, says) in [("/var/run", "/run"), ("/var/tmp", "/tmp")] {
+            if self.is_host() && !targets.iter().any(|target| target.starts_with(link)) {
+                layout.links.push((link.into(), says.into()));
             }
         }
         targets.iter().try_for_each(|target| self.check_target(target, &layout))?;

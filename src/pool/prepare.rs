@@ -49,9 +49,17 @@ pub enum PrepareError {
     /// The tenant's own php-fpm configuration.
     #[error(transparent)]
     Tenant(#[from] TenantError),
-    /// What php-fpm says of itself.
+    /// The extensions that the pool file asks for.
     #[error(transparent)]
-    Probe(#[from] ProbeError),
+    Extensions(#[from] ProbeError),
+    /// What the image's php-fpm says of itself.
+    #[error("image {image}: {error}")]
+    Unfit {
+        /// "host" or the directory.
+        image: ImageRef,
+        /// What is wrong with it.
+        error: ProbeError,
+    },
     /// A value that an OCI spec does not allow.
     #[error("OCI spec: {0}")]
     Spec(#[from] OciSpecError),
@@ -59,7 +67,7 @@ pub enum PrepareError {
     #[error(transparent)]
     Step(#[from] StepError),
     /// A file of howdah's own.
-    #[error("{}: {error}", path.display())]
+    #[error("{}: {}", path.display(), sys::told(.error))]
     File {
         /// Which.
         path: PathBuf,
@@ -67,8 +75,10 @@ pub enum PrepareError {
         error: io::Error,
     },
     /// php-fpm did not even tell its version.
-    #[error("{} -i: {reason}", binary.display())]
+    #[error("image {image}: {} -i: {reason}", binary.display())]
     Silent {
+        /// "host" or the directory.
+        image: ImageRef,
         /// php-fpm.
         binary: PathBuf,
         /// How it failed.
@@ -183,7 +193,8 @@ impl Workshop {
         let profile = self.profile(pool, places)?;
         let seccomp = self.filter(&profile)?;
         let text = ask_php(&image, pool, (&profile, seccomp), places)?;
-        let info = Info::parse(&text, &image.binary)?;
+        let info = Info::parse(&text, &image.binary)
+            .map_err(|error| PrepareError::Unfit { image: pool.image.clone(), error })?;
         let mut paths = vec![image.on_host(&image.binary), image.on_host(Path::new("/etc"))];
         paths.extend(image.on_host(&image.binary).parent().map(Path::to_owned));
         paths.extend(info.loaded_ini.iter().chain(&info.scan_dir).map(|path| image.on_host(path)));
@@ -436,7 +447,8 @@ fn ask_php(
     let text = answer?;
     if text.is_empty() {
         let reason = "no output: does it run on this machine? try it by hand".to_owned();
-        return Err(PrepareError::Silent { binary: image.binary.clone(), reason });
+        let binary = image.binary.clone();
+        return Err(PrepareError::Silent { image: pool.image.clone(), binary, reason });
     }
     Ok(text)
 }

@@ -175,13 +175,15 @@ pub fn tree(root: Pid) -> Vec<Pid> {
     all
 }
 
-/// The workers of php-fpm: the master's children that run the master's program.
+/// The workers of php-fpm: the master's children that run the master's program,
+/// or a program that cannot be told.
 fn workers(master: Pid) -> Vec<Pid> {
-    let program = fs::read_link(format!("/proc/{master}/exe")).ok();
+    let program = |pid: Pid| fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let own = program(master);
     children(master)
         .into_iter()
-        .filter(|pid| program.is_some() && fs::read_link(format!("/proc/{pid}/exe")).ok() == program)
-        .filter(|pid| state_of(*pid) != Some('Z'))
+        .filter(|pid| state_of(*pid).is_some_and(|state| state != 'Z'))
+        .filter(|pid| own.is_none() || program(*pid).is_none_or(|it| Some(it) == own))
         .collect()
 }
 
@@ -211,7 +213,13 @@ fn switches(pid: Pid) -> Option<u64> {
 
 /// Whether any worker holds a connection from one of `doors`. The processes need not stand still.
 pub fn holds_connection(master: Pid, doors: &[Door]) -> bool {
-    workers(master).into_iter().any(|worker| has_connection(worker, doors).unwrap_or(true))
+    workers(master).into_iter().any(|worker| {
+        has_connection(worker, doors).unwrap_or_else(|error| {
+            // A worker that died while it was looked at holds nothing: to take it for one that
+            // serves would call a start good whose workers die one after the other.
+            !matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
+        })
+    })
 }
 
 /// Whether a request is in the generation; all of it must stand still.
@@ -260,8 +268,9 @@ fn has_connection(pid: Pid, doors: &[Door]) -> io::Result<bool> {
         };
         match sys::pidfd_getfd(pidfd.as_fd(), number) {
             Ok(socket) if !doors.iter().any(|door| door.admitted(&socket)) => {}
+            Ok(_) => return Ok(true),
             Err(nix::errno::Errno::EBADF) => {}
-            Ok(_) | Err(_) => return Ok(true),
+            Err(errno) => return Err(errno.into()),
         }
     }
     Ok(false)

@@ -41,6 +41,12 @@ pub struct Record {
     pub cgroup: Option<PathBuf>,
     /// Good starts so far.
     pub starts: u64,
+    /// Stops so far: nobody was in it, and it was killed.
+    #[serde(default)]
+    pub stops: u64,
+    /// How often it stood still to be looked at, and somebody was in it.
+    #[serde(default)]
+    pub busy_looks: u64,
     /// How long the last good start took, from the connection to its acceptance, milliseconds.
     pub last_start_ms: Option<f64>,
     /// Where the time of the last good start went: each part and its milliseconds.

@@ -116,6 +116,8 @@ impl Slot {
         places: &Places,
         base: Option<&Base>,
     ) -> Result<Vec<String>, StartError> {
+        // Counted before anything can fail, so that each failure has a number of its own.
+        self.record.generation += 1;
         let mut notices = Vec::new();
         if !self.prepared.as_ref().is_some_and(|prepared| prepared.is_fresh()) {
             self.prepared = None;
@@ -128,7 +130,6 @@ impl Slot {
         let Some(prepared) = &self.prepared else { return Ok(notices) };
         self.doors = self.listeners.iter().map(Door::of).collect::<Result<_, _>>()?;
         self.listeners.iter().try_for_each(Listener::make_blocking)?;
-        self.record.generation += 1;
         let sockets: Vec<_> = self.listeners.iter().map(AsFd::as_fd).collect();
         self.generation =
             Some(Generation::launch(&self.pool, prepared, &sockets, self.record.generation, base)?);

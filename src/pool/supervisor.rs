@@ -13,13 +13,14 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::activation::{self, Listener};
-use super::machine::{Action, Event, State};
+use super::generation::Generation;
+use super::machine::{Action, After, Event, State};
 use super::prepare::{Places, Workshop};
 use super::record::{self, Entry, Roll};
 use super::refuse::Refused;
 use super::slot::Slot;
 use crate::config::pool::Pool;
-use crate::fpm::log::{Kind, Line};
+use crate::fpm::log::Kind;
 use crate::journal::{self, Level, Origin};
 use crate::sandbox::Outcome;
 use crate::sandbox::cgroup::Base;
@@ -79,6 +80,8 @@ impl Token {
 
 /// Connections on their way to a 503; more wait in the queue.
 const MOST_REFUSED: usize = 256;
+/// Bytes of lines that are held back while a generation starts.
+const MOST_HELD: usize = 1 << 20;
 /// How often a generation that is freezing is asked whether it stands still.
 const FREEZE_ASK: Duration = Duration::from_micros(200);
 /// How many times of that before the loop goes on with something else.
@@ -358,16 +361,21 @@ impl Supervisor {
     fn on_log(&mut self, index: usize) {
         let Some(slot) = &mut self.slots[index] else { return };
         let Some(generation) = &mut slot.generation else { return };
-        let origin = Origin { pool: Some(slot.pool.name.as_str()), generation: Some(generation.number) };
-        let mut ready = false;
-        let open = generation.read_log(|line| {
-            ready |= line.kind == Kind::Ready;
-            tell_line(origin, line);
-        });
+        let mut said = Vec::new();
+        let open = generation.read_log(|line| said.push(line));
         if !open {
             let _ = self.epoll.delete(generation.log());
         }
-        if ready && matches!(slot.machine.state(), State::Starting { .. }) {
+        let starting = matches!(slot.machine.state(), State::Starting { .. });
+        let ready = said.iter().any(|line| line.kind == Kind::Ready);
+        generation.held.extend(said);
+        // A failure is to be one line, not a worker's last words a hundred times.
+        if generation.serves
+            || generation.held.iter().map(|line| line.text.len() + 64).sum::<usize>() > MOST_HELD
+        {
+            tell_lines(&slot.pool, generation, Level::Error);
+        }
+        if ready && starting {
             let phases = &mut generation.phases;
             let before = phases.cgroup + phases.plan + phases.clone + phases.walls;
             phases.ready = generation.began.elapsed().saturating_sub(before);
@@ -383,8 +391,9 @@ impl Supervisor {
         if let Outcome::Failed(error) = generation.process.outcome() {
             return self.start_failed(index, &error.to_string());
         }
-        let stopped = matches!(slot.machine.state(), State::Stopping { .. });
-        if !stopped {
+        if let State::Stopping { then } = slot.machine.state() {
+            slot.record.stops += u64::from(*then == After::Cold);
+        } else {
             let reason = generation.reason().unwrap_or_default();
             let reason =
                 if reason.is_empty() { format!("php-fpm ended: {how}") } else { format!("{reason} ({how})") };
@@ -531,9 +540,10 @@ impl Supervisor {
 
     /// Lets go of a generation that has ended, and of what is left of it on the host.
     fn forget_generation(&mut self, index: usize) {
-        let Some(generation) = self.slots[index].as_mut().and_then(|slot| slot.generation.take()) else {
-            return;
-        };
+        let Some(slot) = &mut self.slots[index] else { return };
+        let Some(mut generation) = slot.generation.take() else { return };
+        // What is still held is of a start that failed: its reason has been told.
+        tell_lines(&slot.pool, &mut generation, Level::Debug);
         generation.process.kill();
         for fd in [generation.process.status.as_fd(), generation.process.pidfd.as_fd(), generation.log()] {
             let _ = self.epoll.delete(fd);
@@ -555,6 +565,8 @@ impl Supervisor {
         let Some(slot) = &mut self.slots[index] else { return };
         let Some(generation) = &mut slot.generation else { return };
         let took = generation.began.elapsed();
+        generation.serves = true;
+        tell_lines(&slot.pool, generation, Level::Error);
         let phases = &mut generation.phases;
         let before = phases.cgroup + phases.plan + phases.clone + phases.walls + phases.ready;
         phases.accepted = took.saturating_sub(before);
@@ -614,7 +626,7 @@ impl Supervisor {
     /// Asks up to `times` whether it stands still; looks into it then.
     fn ask_frozen(&mut self, index: usize, times: u32) {
         for round in 0..times {
-            let Some(slot) = &self.slots[index] else { return };
+            let Some(slot) = &mut self.slots[index] else { return };
             let (State::Freezing { .. }, Some(generation)) = (slot.machine.state(), &slot.generation) else {
                 return;
             };
@@ -622,7 +634,9 @@ impl Supervisor {
                 Ok(true) => {
                     // Who waits for a howdah that ends has nobody else.
                     let waits = slot.machine.is_draining() && slot.has_own_waiting();
-                    self.events.push_back((index, Event::Inspected { busy: slot.is_busy() || waits }));
+                    let busy = slot.is_busy() || waits;
+                    slot.record.busy_looks += u64::from(busy);
+                    self.events.push_back((index, Event::Inspected { busy }));
                     return;
                 }
                 Ok(false) if round + 1 < times => std::thread::sleep(FREEZE_ASK),
@@ -640,7 +654,7 @@ impl Supervisor {
         let Some(slot) = &mut self.slots[index] else { return };
         let Some(generation) = &mut slot.generation else { return };
         if let Err(error) = generation.freezer.thaw(generation.process.pid) {
-            let text = format!("cannot be thawed, and is ended: {error}");
+            let text = format!("cannot be thawed, and is ended: {}", sys::told(&error));
             self.signal(index, Signal::SIGKILL);
             self.tell(index, Level::Error, &text);
         }
@@ -706,10 +720,19 @@ impl Supervisor {
         }
     }
 
-    /// Lets the next pool start that waits for its turn.
+    /// Lets the next pool start that waits for its turn. One whose client has
+    /// gone, or that was started another way, does not take another's turn.
     fn start_next(&mut self) {
-        if let Some(index) = self.queue.pop_front() {
+        while let Some(index) = self.queue.pop_front() {
+            let Some(slot) = &self.slots[index] else { continue };
+            if *slot.machine.state() != State::Cold {
+                continue;
+            }
+            let starts = slot.has_waiting();
             self.watch(index, true);
+            if starts {
+                return;
+            }
         }
     }
 
@@ -827,7 +850,7 @@ impl Supervisor {
             journal::line(
                 Level::Warning,
                 Origin::default(),
-                &format!("{runtime}: state not written: {error}"),
+                &format!("{runtime}: state not written: {}", sys::told(&error)),
             );
         }
     }
@@ -858,15 +881,18 @@ fn jitter(index: usize) -> f64 {
     (index as f64 * 0.618_033_988_75).fract()
 }
 
-/// One line of php-fpm or of a tenant's program.
-fn tell_line(origin: Origin<'_>, line: &Line) {
-    let (level, who) = match line.kind {
-        Kind::Ready | Kind::Notice => (Level::Debug, "php-fpm"),
-        Kind::Warning => (Level::Warning, "php-fpm"),
-        Kind::Error | Kind::Alert => (Level::Error, "php-fpm"),
-        Kind::Worker => (Level::Notice, "worker"),
-        Kind::Access => (Level::Info, "access"),
-        Kind::Slow => (Level::Notice, "slow"),
-    };
-    journal::line(level, origin, &format!("{who}: {}", line.text));
+/// Tells what a generation has said; each line is at most as important as `most`.
+fn tell_lines(pool: &Pool, generation: &mut Generation, most: Level) {
+    let origin = Origin { pool: Some(pool.name.as_str()), generation: Some(generation.number) };
+    for line in std::mem::take(&mut generation.held) {
+        let (level, who) = match line.kind {
+            Kind::Ready | Kind::Notice => (Level::Debug, "php-fpm"),
+            Kind::Warning => (Level::Warning, "php-fpm"),
+            Kind::Error | Kind::Alert => (Level::Error, "php-fpm"),
+            Kind::Worker => (Level::Notice, "worker"),
+            Kind::Access => (Level::Info, "access"),
+            Kind::Slow => (Level::Notice, "slow"),
+        };
+        journal::line(level.max(most), origin, &format!("{who}: {}", line.text));
+    }
 }

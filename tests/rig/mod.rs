@@ -11,6 +11,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use howdah::fpm::client::{Request, Response, exchange};
+use howdah::pool::record::{self, Record};
 use serde_json::Value;
 
 /// The binary under test.
@@ -37,8 +38,6 @@ pub struct Rig {
     directory: tempfile::TempDir,
     serve: Option<Child>,
     arguments: Vec<String>,
-    wrapper: Vec<String>,
-    environment: Vec<(String, PathBuf)>,
 }
 
 impl Rig {
@@ -47,13 +46,7 @@ impl Rig {
         assert!(nix::unistd::geteuid().is_root(), "this test needs root: run ./test");
         let directory = tempfile::Builder::new().prefix("howdah-test-").tempdir_in("/tmp").unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let rig = Self {
-            directory,
-            serve: None,
-            arguments: Vec::new(),
-            wrapper: Vec::new(),
-            environment: Vec::new(),
-        };
+        let rig = Self { directory, serve: None, arguments: vec!["-v".to_owned()] };
         fs::create_dir(rig.path("pools")).unwrap();
         rig.write("howdah.toml", &format!("[serve]\nstate_dir = {:?}\ndrain = \"5s\"\n", rig.path("state")));
         rig
@@ -79,8 +72,17 @@ impl Rig {
         path
     }
 
+    /// Makes the directory `NAME/` that belongs to `owner` and that nobody else may enter.
+    pub fn private(&self, name: &str, owner: (&str, u32, u32)) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir_all(&path).unwrap();
+        chown(&path, Some(owner.1), Some(owner.2)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        path
+    }
+
     /// Writes the pool file `NAME.toml`: listens on `NAME.sock`, runs as [`TENANT`],
-    /// has the site `NAME/` (if it is there) as its document root; `more` is appended.
+    /// has the site `NAME/` (if it is there) as its document root; `more` is added.
     pub fn pool(&self, name: &str, more: &str) -> PathBuf {
         self.pool_of(name, TENANT.0, more)
     }
@@ -89,7 +91,10 @@ impl Rig {
     pub fn pool_of(&self, name: &str, user: &str, more: &str) -> PathBuf {
         let site = self.path(name);
         let mount = if site.is_dir() { format!("[[mount]]\nsource = {site:?}\n") } else { String::new() };
-        let text = format!("listen = {:?}\nuser = {user:?}\n{mount}{more}\n", self.socket(name));
+        // What stands before the first table must stand before the mount too.
+        let tables = if more.starts_with('[') { 0 } else { more.find("\n[").map_or(more.len(), |at| at + 1) };
+        let (top, tables) = more.split_at(tables);
+        let text = format!("listen = {:?}\nuser = {user:?}\n{top}\n{mount}{tables}\n", self.socket(name));
         self.write(&format!("pools/{name}.toml"), &text)
     }
 
@@ -103,37 +108,40 @@ impl Rig {
         self.write(&format!("profiles/{name}.toml"), text)
     }
 
+    /// Without the `-v` that serve is given otherwise: its log is what an operator sees.
+    pub fn quiet(mut self) -> Self {
+        self.arguments.retain(|word| word != "-v");
+        self
+    }
+
     /// Adds arguments of serve.
     pub fn with(mut self, arguments: &[&str]) -> Self {
         self.arguments.extend(arguments.iter().map(|word| (*word).to_owned()));
         self
     }
 
-    /// Starts serve by these words, to which its own command line is appended.
-    pub fn under(mut self, words: &[&str]) -> Self {
-        self.wrapper = words.iter().map(|word| (*word).to_owned()).collect();
-        self
-    }
-
-    /// Starts serve with this variable in its environment.
-    pub fn with_variable(mut self, name: &str, value: &Path) -> Self {
-        self.environment.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
     /// Starts serve on `pools/` and waits until it is ready.
     pub fn serve(&mut self) -> &mut Self {
-        let log = File::create(self.path("log")).unwrap();
-        let mut words = self.wrapper.iter().map(String::as_str).chain([HOWDAH]);
-        let mut command = Command::new(words.next().unwrap());
-        command.args(words).envs(self.environment.iter().map(|(name, value)| (name, value)));
-        command.args(["serve", "-v", "--runtime-dir"]).arg(self.path("run"));
-        command.arg("--config").arg(self.path("howdah.toml")).args(&self.arguments).arg(self.path("pools"));
-        let child =
-            command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
-        self.serve = Some(child);
+        self.serve_under(&[], &[])
+    }
+
+    /// The same by the words `before`, to which serve's own command line is appended, in this environment.
+    pub fn serve_under(&mut self, before: &[&str], environment: &[(&str, &str)]) -> &mut Self {
+        self.start(before, environment);
         self.wait_log("howdah: ready:");
         self
+    }
+
+    /// Starts serve and does not wait: through the program `before` (which must
+    /// execute its arguments as itself), with more in its environment.
+    pub fn start(&mut self, before: &[&str], environment: &[(&str, &str)]) {
+        let log = File::create(self.path("log")).unwrap();
+        let words: Vec<&str> = before.iter().copied().chain([HOWDAH]).collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).args(["serve", "--runtime-dir"]).arg(self.path("run"));
+        command.arg("--config").arg(self.path("howdah.toml")).args(&self.arguments).arg(self.path("pools"));
+        command.envs(environment.iter().copied()).stdin(Stdio::null());
+        self.serve = Some(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
     }
 
     /// The process id of serve.
@@ -172,6 +180,11 @@ impl Rig {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let all: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
         all.into_iter().find(|entry| entry["pool"] == pool).unwrap_or(Value::Null)
+    }
+
+    /// What `ps` reads of a pool, without a process for it; the default before its first start.
+    pub fn record(&self, pool: &str) -> Record {
+        record::read(&record::record_file(&self.path("run"), pool)).unwrap_or_default()
     }
 
     /// The state of a pool, as `ps` tells it.

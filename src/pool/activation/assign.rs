@@ -283,23 +283,22 @@ mod tests {
     }
 
     #[test]
-    fn what_was_bound_is_unlinked_when_another_bind_fails() {
+    fn an_address_that_cannot_be_bound_is_named_with_its_pool() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
         std::fs::write(at("file"), "").unwrap();
-        let mut pools = [pool("blog", &[&at("good")]), pool("shop", &[&at("file")])];
-        for pool in &mut pools {
-            pool.socket.owner = nix::unistd::geteuid().as_raw();
-            pool.socket.group = nix::unistd::getegid().as_raw();
-        }
-        let errors = open(&pools, Vec::new()).unwrap_err();
-        let told: Vec<String> = errors.iter().map(ActivationError::to_string).collect();
+        let mut shop = pool("shop", &[&at("good"), &at("file")]);
+        shop.socket.owner = nix::unistd::geteuid().as_raw();
+        shop.socket.group = nix::unistd::getegid().as_raw();
+        let mut listeners = Vec::new();
         let line = format!(
             "pool shop: bind {}: Address already in use (EADDRINUSE): \
              a regular file is there: move it away or choose another path",
             at("file")
         );
-        assert_eq!(told, [line]);
+        assert_eq!(complete(&shop, &mut listeners).unwrap_err().to_string(), line);
+        assert_eq!(listeners.len(), 1);
+        assert!(listeners.into_iter().all(|listener| listener.close_and_unlink().is_ok()));
         assert!(!std::fs::exists(at("good")).unwrap());
     }
 }

@@ -164,11 +164,14 @@ fn hand_over(listen: &Listen, file: &File, socket: &Socket) -> Result<(), Activa
     fchownat(Some(file.as_raw_fd()), "", Some(owner), Some(group), AtFlags::AT_EMPTY_PATH).map_err(
         |errno| {
             let place = format!("{listen} to {owner}:{group}");
-            ActivationError::step("chown", place, errno).advise(if errno == Errno::EPERM {
-                "only root can give a socket away: run as root, or choose owner and group of this user"
-            } else {
-                ""
-            })
+            ActivationError::step("chown", place, errno).advise(
+                if matches!(errno, Errno::EPERM | Errno::EINVAL) {
+                    // EINVAL: in the user namespace of a howdah without root the other id does not exist.
+                    "only root can give a socket away: run as root, or choose owner and group of this user"
+                } else {
+                    ""
+                },
+            )
         },
     )?;
     // fchmod(2) refuses an O_PATH descriptor; its name in /proc does not.
