@@ -189,12 +189,17 @@ fn directory() -> TempDir {
     tempfile::tempdir().unwrap()
 }
 
+/// The address; of a TCP one any port, also 0, which a pool file may not say.
+fn place(address: &str) -> Listen {
+    address.parse().map_or_else(|_| address.parse().unwrap(), Listen::Tcp)
+}
+
 fn listener(address: &str) -> Listener {
-    bind(&address.parse().unwrap(), &plain()).unwrap()
+    bind(&place(address), &plain()).unwrap()
 }
 
 fn refusal(address: &str) -> String {
-    bind(&address.parse().unwrap(), &plain()).unwrap_err().to_string()
+    bind(&place(address), &plain()).unwrap_err().to_string()
 }
 
 fn tcp_address(listener: &Listener) -> SocketAddr {

@@ -319,7 +319,7 @@ fn under_systemd_lines_go_to_the_journal_with_pool_and_generation() {
         }
         entries.iter().find(|entry| wanted(entry)).unwrap().clone()
     };
-    let ready = wait_entry(None, "ready: 1 pools listen");
+    let ready = wait_entry(None, "ready: 1 pool listens");
     assert_eq!((ready["SYSLOG_IDENTIFIER"].as_str(), ready["PRIORITY"].as_str()), ("howdah", "5"));
     assert!(!ready.contains_key("POOL"), "{ready:?}");
     for generation in ["1", "2"] {
@@ -340,5 +340,5 @@ fn a_journal_stream_that_is_not_our_stderr_is_no_journal() {
     let mut rig = Rig::new();
     rig.pool("blog", "");
     rig.start(&[], &[("JOURNAL_STREAM", "1:1")]);
-    rig.wait_log("howdah: ready: 1 pools listen");
+    rig.wait_log("howdah: ready: 1 pool listens");
 }

@@ -105,7 +105,7 @@ fn a_document_root_that_is_not_there_is_named() {
         &rig,
         "blog",
         &format!(
-            "mount {0} on {0}: No such file or directory (ENOENT): create it, or take the mount out of the pool file",
+            "open {0} on {0}: No such file or directory (ENOENT): create it, or take the mount out of the pool file",
             site.display()
         ),
     );
@@ -234,7 +234,7 @@ fn a_program_that_is_no_php_fpm_is_told_before_it_runs() {
     rig.site("blog", "index.php", HELLO, TENANT);
     rig.pool("blog", "[fpm]\nbinary = \"/bin/true\"");
     rig.serve();
-    fails_with(&rig, "blog", "/bin/true -i: no output: does it run on this machine? try it by hand");
+    fails_with(&rig, "blog", "image host: /bin/true -i: no output: does it run on this machine? try it by hand");
 }
 
 #[test]

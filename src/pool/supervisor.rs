@@ -103,6 +103,8 @@ pub struct Supervisor {
     /// Pools that are freezing.
     freezing: Vec<usize>,
     refused: Vec<Option<Refused>>,
+    /// Pools with connections for which there was no room among the refused.
+    crowded: Vec<usize>,
     workshop: Workshop,
     base: Option<Base>,
     has_run: bool,
@@ -139,6 +141,7 @@ impl Supervisor {
             queue: VecDeque::new(),
             freezing: Vec::new(),
             refused: Vec::new(),
+            crowded: Vec::new(),
             workshop: Workshop::default(),
             base,
             has_run: false,
@@ -418,6 +421,7 @@ impl Supervisor {
             .iter_mut()
             .filter(|one| one.as_ref().is_some_and(|one| one.until <= now))
             .for_each(|one| *one = None);
+        self.make_room();
     }
 
     // ---- from events to actions
@@ -676,10 +680,13 @@ impl Supervisor {
             .deadline()
             .map_or(Duration::from_secs(1), |until| until.saturating_duration_since(now));
         let incident = format!("{}.{}", slot.pool.name, slot.record.generation);
-        let room = MOST_REFUSED.saturating_sub(self.refused.iter().flatten().count());
-        let listeners = slot.listeners.iter().filter(|one| !(ended && one.is_passed()));
-        let fresh: Vec<_> =
-            listeners.flat_map(|one| Refused::accept_all(one.as_fd(), room, retry, &incident, now)).collect();
+        let mut room = MOST_REFUSED.saturating_sub(self.refused.iter().flatten().count());
+        let mut fresh = Vec::new();
+        for listener in slot.listeners.iter().filter(|one| !(ended && one.is_passed())) {
+            let accepted = Refused::accept_all(listener.as_fd(), room, retry, &incident, now);
+            room -= accepted.len();
+            fresh.extend(accepted);
+        }
         for mut refused in fresh {
             if !refused.go_on() {
                 continue;
@@ -691,6 +698,24 @@ impl Supervisor {
                     self.refused.push(None);
                 }
                 self.refused[free] = Some(refused);
+            }
+        }
+        // Its sockets stay readable: watched, they would keep the loop awake until there is room.
+        if room == 0 && !ended {
+            self.watch(index, false);
+            self.crowded.push(index);
+        }
+    }
+
+    /// Watches the pools again that found no room, if there is some now.
+    fn make_room(&mut self) {
+        if self.crowded.is_empty() || self.refused.iter().flatten().count() >= MOST_REFUSED {
+            return;
+        }
+        for index in std::mem::take(&mut self.crowded) {
+            let state = self.slots[index].as_ref().map(|slot| *slot.machine.state());
+            if matches!(state, Some(State::Cold | State::Backoff { .. })) {
+                self.watch(index, true);
             }
         }
     }
