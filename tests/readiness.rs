@@ -234,7 +234,11 @@ fn a_program_that_is_no_php_fpm_is_told_before_it_runs() {
     rig.site("blog", "index.php", HELLO, TENANT);
     rig.pool("blog", "[fpm]\nbinary = \"/bin/true\"");
     rig.serve();
-    fails_with(&rig, "blog", "image host: /bin/true -i: no output: does it run on this machine? try it by hand");
+    fails_with(
+        &rig,
+        "blog",
+        "image host: /bin/true -i: no output: does it run on this machine? try it by hand",
+    );
 }
 
 #[test]
