@@ -11,12 +11,14 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+
 pub use etc::{Owner, write_etc};
 pub use layout::{Layout, Share};
 
 use crate::config::pool::ImageRef;
 use crate::config::types::AbsPath;
-use crate::sys;
+use crate::{paths, sys};
 
 /// Why an image cannot be used. One line each.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +47,15 @@ pub enum ImageError {
         path: PathBuf,
         /// Why.
         error: std::io::Error,
+    },
+    /// The way to the image goes through somebody's symlink.
+    #[error(
+        "image {}: the way to it goes through a symlink that does not belong to root: name the real directory",
+        image.display()
+    )]
+    ForeignLink {
+        /// The directory.
+        image: PathBuf,
     },
     /// A mount's target goes through a symlink.
     #[error(
@@ -89,6 +100,10 @@ impl Image {
             ImageRef::Host => PathBuf::from("/"),
             ImageRef::Directory(path) => path.as_path().to_owned(),
         };
+        paths::open_trusted(&root).map_err(|errno| match errno {
+            Errno::ELOOP => ImageError::ForeignLink { image: root.clone() },
+            other => ImageError::Unreadable { path: root.clone(), error: other.into() },
+        })?;
         fs::read_dir(&root).map_err(|error| ImageError::Unreadable { path: root.clone(), error })?;
         if let Some(binary) = binary {
             let binary = binary.as_path().to_owned();

@@ -153,11 +153,11 @@ impl Supervisor {
         for (pool, listeners) in pools {
             supervisor.admit(pool, listeners);
         }
-        supervisor.write_roll();
         Ok(supervisor)
     }
 
-    /// Asks each image what php it has, so that no visitor waits for that.
+    /// Asks each image what php it has, so that no visitor waits for that; then
+    /// `ps` may see the pools, for nothing of howdah's own runs any more.
     pub fn warm_up(&mut self) {
         let pools: Vec<Pool> = {
             let mut seen = std::collections::HashSet::new();
@@ -173,6 +173,7 @@ impl Supervisor {
                 );
             }
         }
+        self.write_roll();
     }
 
     fn admit(&mut self, pool: Pool, listeners: Vec<Listener>) {

@@ -122,7 +122,12 @@ impl Rig {
 
     /// Starts serve on `pools/` and waits until it is ready.
     pub fn serve(&mut self) -> &mut Self {
-        self.start(&[], &[]);
+        self.serve_under(&[], &[])
+    }
+
+    /// The same by the words `before`, to which serve's own command line is appended, in this environment.
+    pub fn serve_under(&mut self, before: &[&str], environment: &[(&str, &str)]) -> &mut Self {
+        self.start(before, environment);
         self.wait_log("howdah: ready:");
         self
     }
@@ -252,6 +257,31 @@ impl Rig {
         let body = String::from_utf8_lossy(&response.body).into_owned();
         assert_eq!(response.status, 200, "{uri} of {pool}: {body}\n{}", self.log());
         body
+    }
+
+    /// What PHP `code` prints inside the pool, whose site is made by [`Rig::inside`].
+    pub fn php(&self, pool: &str, code: &str) -> String {
+        let response = self
+            .ask(pool, "/do.php", "POST", &[("Content-Type", "text/plain")], code.as_bytes())
+            .unwrap_or_else(|error| panic!("{code} in {pool}: {error}\n{}", self.log()));
+        let body = String::from_utf8_lossy(&response.body).into_owned();
+        assert_eq!(response.status, 200, "{code} in {pool}: {body}\n{}", self.log());
+        body
+    }
+
+    /// Writes a pool whose site does what [`Rig::php`] tells it.
+    pub fn inside(&self, name: &str, user: (&str, u32, u32), more: &str) {
+        self.site(name, "do.php", "<?php eval(file_get_contents('php://input'));", user);
+        // FFI calls any function of the C library: what PHP itself has no word for.
+        self.pool_of(name, user.0, &format!("{more}\n[php.admin_value]\n\"ffi.enable\" = \"true\"\n"));
+    }
+
+    /// The same with a profile that is `hosting` but for `profile`.
+    pub fn inside_without(&self, name: &str, profile: &str, more: &str) {
+        let file = self.profile(name, profile);
+        self.inside(name, TENANT, &format!("{more}\n"));
+        let text = fs::read_to_string(self.path(&format!("pools/{name}.toml"))).unwrap();
+        self.write(&format!("pools/{name}.toml"), &format!("profile = {file:?}\n{text}"));
     }
 
     /// Sends a signal to serve.
