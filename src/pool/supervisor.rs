@@ -62,7 +62,7 @@ impl Token {
             Self::Log(index) => (4, index),
             Self::Refused(index) => (5, index),
         };
-        kind << 56 | index as u64
+        (kind << 56) | index as u64
     }
 
     fn unpack(data: u64) -> Self {
