@@ -1,6 +1,6 @@
 //! Input that is wrong, each kind with the exact line that it prints and the
 //! exit status: what, where, why, what to do; and once.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::print_stdout)]
 
 mod rig;
 
@@ -67,6 +67,13 @@ fn only(text: &str) -> Rig {
     rig
 }
 
+/// `FILE:LINE` of the line that begins with `key`.
+fn at(file: &Path, key: &str) -> String {
+    let text = fs::read_to_string(file).unwrap();
+    let line = 1 + text.lines().position(|line| line.starts_with(key)).unwrap();
+    format!("{}:{line}", file.display())
+}
+
 /// The lines that a running serve has said which contain `text`.
 fn lines(rig: &Rig, text: &str) -> Vec<String> {
     rig.log().lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
@@ -75,7 +82,8 @@ fn lines(rig: &Rig, text: &str) -> Vec<String> {
 /// A running serve says `text` at the first request, once, with the id of the
 /// incident, and answers 503 with that id.
 #[track_caller]
-fn refused_at_start(rig: &mut Rig, text: &str, incident: &str) {
+fn refused_at_start(rig: &mut Rig, text: &str) {
+    let incident = "blog.1";
     rig.serve();
     let answer = rig.try_get("blog", "/index.php").unwrap();
     assert_eq!(answer.status, 503);
@@ -267,15 +275,15 @@ fn a_mount_source_that_is_missing_is_told_by_check_and_at_start() {
     let missing = rig.path("nowhere").display().to_string();
     let file = rig.pool("blog", &format!("[[mount]]\nsource = {missing:?}\n"));
     let text = format!(
-        "{}:5: mount.source {missing} does not exist: create it, or correct the path",
-        file.display()
+        "{}: mount.source {missing} does not exist: create it, or correct the path",
+        at(&file, "source")
     );
     assert_eq!(said(&check(&rig, &["pools"])), (CONFIGURATION, line(&text)));
     let text = format!(
-        "open {missing} on {missing}: No such file or directory (ENOENT): \
+        "open {missing}: No such file or directory (ENOENT): \
          create it, or take the mount out of the pool file"
     );
-    refused_at_start(&mut rig, &text, "blog.1");
+    refused_at_start(&mut rig, &text);
 }
 
 #[test]
@@ -288,7 +296,7 @@ fn a_mount_target_through_a_symlink_of_the_host_is_refused() {
         name the real directory, for a symlink can lead out of the root";
     let told = line(&format!("{}: {text}", file.display()));
     assert_eq!(said(&check(&rig, &["pools"])), (CONFIGURATION, told));
-    refused_at_start(&mut rig, text, "blog.1");
+    refused_at_start(&mut rig, text);
 }
 
 #[test]
@@ -336,8 +344,8 @@ fn an_image_that_is_not_there_is_told_by_its_line() {
     let image = rig.path("image");
     let file = rig.pool("blog", &format!("image = {image:?}\n"));
     let text = format!(
-        "{}:3: image {} does not exist: create it, or correct the path",
-        file.display(),
+        "{}: image {} does not exist: create it, or correct the path",
+        at(&file, "image"),
         image.display()
     );
     assert_eq!(said(&check(&rig, &["pools"])), (CONFIGURATION, line(&text)));
@@ -508,8 +516,8 @@ fn an_unreadable_mount_source_is_told() {
     fs::set_permissions(&site, fs::Permissions::from_mode(0o700)).unwrap();
     let file = nobody.rig.pool_of("blog", "nobody", &format!("[[mount]]\nsource = {site:?}\n"));
     let text = format!(
-        "{}:5: mount.source {} cannot be read: Permission denied (EACCES): let howdah's user read it",
-        file.display(),
+        "{}: mount.source {} cannot be read: Permission denied (EACCES): let howdah's user read it",
+        at(&file, "source"),
         site.display()
     );
     assert_eq!(nobody.run(&["check", file.to_str().unwrap()]), (CONFIGURATION, line(&text)));
@@ -520,9 +528,9 @@ fn without_root_another_s_pool_is_refused() {
     let Some(nobody) = Nobody::new() else { return };
     let file = nobody.rig.pool("blog", "");
     let text = format!(
-        "{}:2: user \"www-data\": without root howdah starts pools of \"nobody\" alone: \
+        "{}: user \"www-data\": without root howdah starts pools of \"nobody\" alone: \
          run it as root, or leave user out",
-        file.display()
+        at(&file, "user")
     );
     assert_eq!(nobody.run(&["check", file.to_str().unwrap()]), (CONFIGURATION, line(&text)));
 }

@@ -33,6 +33,8 @@ pub struct Slot {
     pub clock: Option<Instant>,
     /// Whether the sockets are watched.
     pub watched: bool,
+    /// Whether its own sockets let nobody new in any more.
+    pub shut: bool,
     prepared: Option<Box<Prepared>>,
     doors: Vec<Door>,
 }
@@ -94,6 +96,7 @@ impl Slot {
             successor: None,
             clock: None,
             watched: false,
+            shut: false,
             prepared: None,
             doors: Vec::new(),
         }
@@ -103,6 +106,7 @@ impl Slot {
     pub fn succeed(&mut self, pool: Pool, jitter: f64) {
         self.machine = machine_of(&pool, jitter);
         self.pool = pool;
+        self.shut = false;
         self.prepared = None;
     }
 
@@ -141,9 +145,14 @@ impl Slot {
         self.listeners.iter().any(Listener::has_waiting)
     }
 
-    /// Whether a connection waits that no other howdah will ever serve.
+    /// Whether a connection waits that neither a successor nor another howdah will ever serve.
     pub fn has_own_waiting(&self) -> bool {
-        self.successor.is_none() && self.listeners.iter().any(|one| !one.is_passed() && one.has_waiting())
+        !self.leaves_its_queue() && self.listeners.iter().any(|one| !one.is_passed() && one.has_waiting())
+    }
+
+    /// Whether a successor gets the sockets with all that waits on them.
+    pub fn leaves_its_queue(&self) -> bool {
+        self.successor.is_some() && !self.shut
     }
 
     /// Whether the connection that made the pool start has been accepted: nothing

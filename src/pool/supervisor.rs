@@ -109,6 +109,8 @@ pub struct Supervisor {
     base: Option<Base>,
     has_run: bool,
     ending: bool,
+    /// Whether pools came or went since the roll was written.
+    stale_roll: bool,
 }
 
 impl Supervisor {
@@ -146,15 +148,16 @@ impl Supervisor {
             base,
             has_run: false,
             ending: false,
+            stale_roll: false,
         };
         for (pool, listeners) in pools {
             supervisor.admit(pool, listeners);
         }
-        supervisor.write_roll();
         Ok(supervisor)
     }
 
-    /// Asks each image what php it has, so that no visitor waits for that.
+    /// Asks each image what php it has, so that no visitor waits for that; then
+    /// `ps` may see the pools, for nothing of howdah's own runs any more.
     pub fn warm_up(&mut self) {
         let pools: Vec<Pool> = {
             let mut seen = std::collections::HashSet::new();
@@ -170,6 +173,7 @@ impl Supervisor {
                 );
             }
         }
+        self.write_roll();
     }
 
     fn admit(&mut self, pool: Pool, listeners: Vec<Listener>) {
@@ -189,6 +193,9 @@ impl Supervisor {
             self.settle();
             if self.is_over(began) {
                 return Ok(());
+            }
+            if std::mem::take(&mut self.stale_roll) {
+                self.write_roll();
             }
             let count = match self.epoll.wait(&mut events, self.timeout(began)) {
                 Err(Errno::EINTR) => continue,
@@ -277,7 +284,8 @@ impl Supervisor {
     fn drain(&mut self, index: usize, wait: Duration) {
         let Some(slot) = &mut self.slots[index] else { return };
         slot.successor = slot.successor.take().filter(|_| !self.ending);
-        if slot.successor.is_none() {
+        if slot.successor.is_none() && !slot.shut {
+            slot.shut = true;
             for listener in &mut slot.listeners {
                 if let Err(error) = listener.stop_accepting_new() {
                     let origin = Origin { pool: Some(slot.pool.name.as_str()), generation: None };
@@ -671,7 +679,7 @@ impl Supervisor {
         let Some(slot) = &self.slots[index] else { return };
         // A successor, or the next howdah at systemd's socket, will serve them.
         let ended = *slot.machine.state() == State::Ended;
-        if ended && slot.successor.is_some() {
+        if ended && slot.leaves_its_queue() {
             return;
         }
         let now = Instant::now();
@@ -750,7 +758,8 @@ impl Supervisor {
             match pools.iter().position(|pool| pool.name == slot.pool.name) {
                 Some(at) => {
                     let pool = pools.swap_remove(at);
-                    if pool != slot.pool {
+                    // One that drains, for an older file or for none, becomes what the file says last.
+                    if pool != slot.pool || slot.machine.is_draining() {
                         slot.successor = Some(pool);
                         self.drain(index, self.settings.places.drain);
                     }
@@ -780,7 +789,7 @@ impl Supervisor {
                 ),
             }
         }
-        self.write_roll();
+        self.stale_roll = true;
         let _ = libsystemd::daemon::notify(false, &[libsystemd::daemon::NotifyState::Ready]);
     }
 
@@ -788,11 +797,12 @@ impl Supervisor {
     fn remove(&mut self, index: usize) {
         self.watch(index, false);
         let Some(mut slot) = self.slots[index].take() else { return };
+        self.stale_roll = true;
         self.queue.retain(|queued| *queued != index);
         if let Some(pool) = slot.successor.take() {
             let (mut listeners, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut slot.listeners)
                 .into_iter()
-                .partition(|one| one.is_passed() || pool.listen.contains(one.address()));
+                .partition(|one| one.is_passed() || !slot.shut && pool.listen.contains(one.address()));
             close(gone);
             let completed = activation::complete(&pool, &mut listeners);
             slot.listeners = listeners;
