@@ -256,7 +256,7 @@ fn an_image_that_changes_after_the_first_start_shows_nothing_of_the_host() {
     let line = rig.wait_log("[blog.2]");
     assert!(
         line.contains(&format!(
-            "open {} on /srv: No such file or directory (ENOENT)",
+            "open {}: No such file or directory (ENOENT)",
             image.join("srv").display()
         )),
         "{line}"
@@ -322,4 +322,23 @@ fn an_images_php_fpm_is_asked_behind_the_walls() {
         assert!(line.contains(wanted), "{line}");
         assert_eq!(rig.end(), 0);
     }
+}
+
+#[test]
+fn an_image_with_a_thousand_directories_in_its_root_is_refused_by_one_line() {
+    let mut rig = Rig::new();
+    let image = rig.path("image");
+    make_image(&image);
+    for number in 0..1000 {
+        fs::create_dir(image.join(format!("d{number}"))).unwrap();
+    }
+    pool(&rig, &image, "");
+    rig.serve();
+    assert_eq!(rig.try_get("blog", "/do.php").unwrap().status, 503);
+    let line = rig.wait_log("[blog.1]");
+    let wanted = format!(
+        "howdah: pool blog: image {}: its root has more than 256 entries to mount: put them into a directory [blog.1]",
+        image.display()
+    );
+    assert_eq!(line, wanted);
 }
