@@ -32,6 +32,10 @@ fn rootless() -> Rig {
 }
 
 fn serve_rootless(rig: &mut Rig) {
+    serve_rootless_in(rig, "--clear-groups");
+}
+
+fn serve_rootless_in(rig: &mut Rig, groups: &str) {
     let runtime = rig.path("").display().to_string();
     // The build's directory may be closed to others.
     let copy = rig.path("howdah");
@@ -39,7 +43,12 @@ fn serve_rootless(rig: &mut Rig) {
         fs::copy(HOWDAH, &copy).unwrap();
     }
     let exchange = format!("shift; exec {} \"$@\"", copy.display());
-    let words: Vec<&str> = ROOTLESS[..6].iter().copied().chain(["sh", "-c", &exchange, "sh"]).collect();
+    let words: Vec<&str> = ROOTLESS[..6]
+        .iter()
+        .copied()
+        .map(|word| if word == "--clear-groups" { groups } else { word })
+        .chain(["sh", "-c", &exchange, "sh"])
+        .collect();
     rig.serve_under(&words, &[("XDG_RUNTIME_DIR", &runtime), ("HOME", &runtime)]);
 }
 
@@ -100,6 +109,26 @@ fn without_root_the_walls_are_the_same() {
     }
     assert_eq!(rig.end(), 0);
     assert!(!rig.path("run").exists() && !rig.socket("blog").exists());
+}
+
+#[test]
+fn without_root_groups_cannot_be_dropped_and_howdah_says_so() {
+    if !is_rootless_possible() {
+        return;
+    }
+    let mut rig = rootless();
+    rig.inside("blog", TENANT, "");
+    serve_rootless_in(&mut rig, "--groups=4,33");
+    let line = rig.wait_log("other groups");
+    let wanted = "howdah: pools keep this user's other groups (gid 4), which cannot be dropped without root: \
+         run howdah as a user that has none";
+    assert_eq!(line, wanted);
+    rig.php("blog", "echo 'x';");
+    let status = fs::read_to_string(format!("/proc/{}/status", rig.master("blog"))).unwrap();
+    assert_eq!(field(&status, "Groups"), "4 33");
+    rig.end();
+    serve_rootless(&mut rig);
+    assert!(!rig.log().contains("other groups"), "{}", rig.log());
 }
 
 #[test]

@@ -255,10 +255,7 @@ fn an_image_that_changes_after_the_first_start_shows_nothing_of_the_host() {
     assert_eq!(rig.try_get("blog", "/do.php").unwrap().status, 503);
     let line = rig.wait_log("[blog.2]");
     assert!(
-        line.contains(&format!(
-            "open {}: No such file or directory (ENOENT)",
-            image.join("srv").display()
-        )),
+        line.contains(&format!("open {}: No such file or directory (ENOENT)", image.join("srv").display())),
         "{line}"
     );
     assert_eq!(rig.end(), 0);
