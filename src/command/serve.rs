@@ -37,6 +37,7 @@ pub(super) fn run(arguments: Serve) -> Result<(), Failure> {
     let places = places(runtime_dir(&arguments.runtime, Some(&config))?, &config);
     let pools = load(&arguments.files.pools, &defaults, &accounts)?;
     raise_descriptor_limit();
+    warn_of_groups();
     become_rootless()?;
     let _lock = take_runtime_dir(&places.runtime)?;
     let ended = serve(arguments, &config, defaults, &places, pools, passed);
@@ -94,6 +95,26 @@ fn reread(paths: &[PathBuf], defaults: &Defaults) -> (Vec<Pool>, Vec<PathBuf>) {
     }
     let unreadable = loaded.errors.iter().map(|error| error.file().to_owned()).collect();
     (loaded.pools, unreadable)
+}
+
+/// Without root the kernel lets nobody drop a group in a user namespace (user_namespaces(7),
+/// "deny" in setgroups): what howdah's groups may, its pools may.
+fn warn_of_groups() {
+    let own = nix::unistd::getegid();
+    let others: Vec<String> = nix::unistd::getgroups()
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|group| *group != own)
+        .map(|group| group.to_string())
+        .collect();
+    if !is_root() && !others.is_empty() {
+        let line = format!(
+            "pools keep this user's other groups (gid {}), which cannot be dropped without root: \
+             run howdah as a user that has none",
+            others.join(", ")
+        );
+        journal::line(Level::Warning, Origin::default(), &line);
+    }
 }
 
 /// Ten thousand pools are ten thousand listening sockets.

@@ -12,7 +12,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
 use nix::unistd::Pid;
 use syscalls::Sysno;
@@ -92,7 +92,7 @@ impl Freezer {
                     }
                     seen = all.len();
                     all.iter().for_each(|pid| {
-                        let _ = kill(*pid, Signal::SIGSTOP);
+                        signal_member(*pid, master, Signal::SIGSTOP);
                     });
                 }
             }
@@ -122,7 +122,7 @@ impl Freezer {
             Self::Signals => {
                 // The master last: it must not see its workers stopped and think that it traces them.
                 tree(master).iter().rev().for_each(|pid| {
-                    let _ = kill(*pid, Signal::SIGCONT);
+                    signal_member(*pid, master, Signal::SIGCONT);
                 });
                 Ok(())
             }
@@ -135,6 +135,16 @@ impl Freezer {
             Self::Cgroup(cgroup) => Some(cgroup),
             Self::Signals => None,
         }
+    }
+}
+
+/// Signals `pid` if it is of the generation of `master`. Its number was read a
+/// moment ago, and may be another's by now: the pid namespace tells whose it is.
+fn signal_member(pid: Pid, master: Pid, signal: Signal) {
+    let Ok(handle) = sys::pidfd_open(pid) else { return };
+    let namespace = |pid| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    if namespace(pid).is_some_and(|of_pid| Some(of_pid) == namespace(master)) {
+        let _ = sys::pidfd_send_signal(handle.as_fd(), signal);
     }
 }
 
