@@ -128,6 +128,7 @@ fn systemd_s_sockets_of_three_families_are_one_pool_s_by_their_addresses() {
     assert_eq!(over_tcp(&rig, &v4, "/index.php"), ANSWER);
     assert_eq!(over_unix(&rig, Path::new(&path), "/index.php"), ANSWER);
     assert_eq!(rig.ps("blog")["listen"], serde_json::json!([path, v4, v6]));
+    rig.wait_state("blog", "warm");
     assert_eq!(rig.ps("blog")["starts"], 1, "one generation has all three");
     assert_eq!(rig.end(), 0);
     assert!(Path::new(&path).exists(), "systemd's socket is systemd's to remove");
