@@ -20,6 +20,7 @@ use super::record::{self, Entry, Roll};
 use super::refuse::Refused;
 use super::slot::Slot;
 use crate::config::pool::Pool;
+use crate::config::types::Listen;
 use crate::fpm::log::Kind;
 use crate::journal::{self, Level, Origin};
 use crate::sandbox::Outcome;
@@ -319,26 +320,39 @@ impl Supervisor {
         self.events.push_back((index, Event::Connection));
     }
 
-    /// A socket that refuses every connection: bound anew if it is ours.
+    /// Sockets that refuse every connection: repaired, or told who can. A generation that runs
+    /// and holds what is dead for good is drained; the next one gets what took its place.
     fn repair(&mut self, index: usize) {
+        let Some(slot) = &self.slots[index] else { return };
+        let watched = slot.watched;
         self.watch(index, false);
         let Some(slot) = &mut self.slots[index] else { return };
         let Slot { pool, listeners, .. } = slot;
         let origin = Origin { pool: Some(pool.name.as_str()), generation: None };
+        let mut lost = false;
         for listener in listeners.iter_mut().filter(|listener| !listener.accepts()) {
             let address = listener.address().clone();
+            lost |= matches!(address, Listen::Unix(_));
             match listener.repair(&pool.socket) {
                 Ok(()) => {
                     let text = format!("{address} was shut down from inside the pool, and repaired");
                     journal::line(Level::Warning, origin, &text);
                 }
                 Err(error) => {
-                    journal::line(Level::Error, origin, &error.to_string());
-                    slot.record.last_error = Some(error.to_string());
+                    let text = Some(error.to_string());
+                    if slot.record.last_error != text {
+                        journal::line(Level::Error, origin, &error.to_string());
+                        slot.record.last_error = text;
+                    }
                 }
             }
         }
-        if slot.listeners.iter().all(Listener::accepts) {
+        let healthy = slot.listeners.iter().all(Listener::accepts);
+        if lost && slot.generation.is_some() && !slot.machine.is_draining() {
+            slot.successor.get_or_insert_with(|| slot.pool.clone());
+            self.drain(index, self.settings.places.drain);
+        }
+        if watched && healthy {
             self.watch(index, true);
         }
         self.write_record(index);
@@ -488,8 +502,12 @@ impl Supervisor {
                 self.tell_failure(index, &reason.unwrap_or_default());
             }
             Action::Look => {
-                let active = self.slots[index].as_mut().is_some_and(Slot::look);
+                let Some(slot) = &mut self.slots[index] else { return };
+                let (active, dead) = (slot.look(), !slot.listeners.iter().all(Listener::accepts));
                 self.events.push_back((index, Event::Looked { active }));
+                if dead {
+                    self.repair(index);
+                }
             }
             Action::Freeze => self.freeze(index),
             Action::Thaw => self.thaw(index),
@@ -806,16 +824,16 @@ impl Supervisor {
             close(gone);
             let completed = activation::complete(&pool, &mut listeners);
             slot.listeners = listeners;
+            let changed = pool != slot.pool;
             slot.succeed(pool, jitter(index));
             self.slots[index] = Some(slot);
             if let Err(error) = completed {
                 self.tell(index, Level::Error, &error.to_string());
             }
-            self.tell(
-                index,
-                Level::Notice,
-                "its file has changed: the next connection starts it as the file says now",
-            );
+            if changed {
+                let text = "its file has changed: the next connection starts it as the file says now";
+                self.tell(index, Level::Notice, text);
+            }
             self.watch(index, true);
             self.write_record(index);
             return;

@@ -135,12 +135,17 @@ impl Rig {
     /// Starts serve and does not wait: through the program `before` (which must
     /// execute its arguments as itself), with more in its environment.
     pub fn start(&mut self, before: &[&str], environment: &[(&str, &str)]) {
+        self.start_with(Stdio::null(), before, environment);
+    }
+
+    /// The same, with something as its standard input.
+    pub fn start_with(&mut self, stdin: Stdio, before: &[&str], environment: &[(&str, &str)]) {
         let log = File::create(self.path("log")).unwrap();
         let words: Vec<&str> = before.iter().copied().chain([HOWDAH]).collect();
         let mut command = Command::new(words[0]);
         command.args(&words[1..]).args(["serve", "--runtime-dir"]).arg(self.path("run"));
         command.arg("--config").arg(self.path("howdah.toml")).args(&self.arguments).arg(self.path("pools"));
-        command.envs(environment.iter().copied()).stdin(Stdio::null());
+        command.envs(environment.iter().copied()).stdin(stdin);
         self.serve = Some(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
     }
 
