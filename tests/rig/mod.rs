@@ -2,10 +2,14 @@
 //! of it outlives the test, also when the test panics.
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::print_stderr)]
 
+pub mod torture;
+
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -38,6 +42,8 @@ pub struct Rig {
     directory: tempfile::TempDir,
     serve: Option<Child>,
     arguments: Vec<String>,
+    rootless: bool,
+    passed: Option<(OwnedFd, String)>,
 }
 
 impl Rig {
@@ -46,7 +52,7 @@ impl Rig {
         assert!(nix::unistd::geteuid().is_root(), "this test needs root: run ./test");
         let directory = tempfile::Builder::new().prefix("howdah-test-").tempdir_in("/tmp").unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let rig = Self { directory, serve: None, arguments: Vec::new() };
+        let rig = Self { directory, serve: None, arguments: Vec::new(), rootless: false, passed: None };
         fs::create_dir(rig.path("pools")).unwrap();
         rig.write("howdah.toml", &format!("[serve]\nstate_dir = {:?}\ndrain = \"5s\"\n", rig.path("state")));
         rig
@@ -110,6 +116,21 @@ impl Rig {
         self.write(&format!("profiles/{name}.toml"), text)
     }
 
+    /// serve runs as [`TENANT`], who may do nothing on this machine but make user namespaces.
+    pub fn rootless(mut self) -> Self {
+        self.rootless = true;
+        chown(self.directory.path(), Some(TENANT.1), Some(TENANT.2)).unwrap();
+        // The build's own directory may be closed to others.
+        fs::copy(HOWDAH, self.path("howdah")).unwrap();
+        self
+    }
+
+    /// serve gets the listening socket `socket` as systemd would pass it, under the name of a pool.
+    pub fn passing(mut self, socket: impl Into<OwnedFd>, name: &str) -> Self {
+        self.passed = Some((socket.into(), name.to_owned()));
+        self
+    }
+
     /// Adds arguments of serve.
     pub fn with(mut self, arguments: &[&str]) -> Self {
         self.arguments.extend(arguments.iter().map(|word| (*word).to_owned()));
@@ -118,12 +139,26 @@ impl Rig {
 
     /// Starts serve on `pools/` and waits until it is ready.
     pub fn serve(&mut self) -> &mut Self {
+        // What an earlier serve of this rig said stands in `log.before`.
+        let before = File::options().append(true).create(true).open(self.path("log.before"));
+        before.unwrap().write_all(self.log().as_bytes()).unwrap();
         let log = File::create(self.path("log")).unwrap();
         let mut command = Command::new(HOWDAH);
+        if self.rootless {
+            command = Command::new(self.path("howdah"));
+            command.uid(TENANT.1).gid(TENANT.2);
+        }
+        let mut input = Stdio::null();
+        if let Some((socket, name)) = &self.passed {
+            // The shell becomes howdah: its pid is howdah's.
+            command = Command::new("sh");
+            let script = "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\"";
+            command.args(["-c", script, HOWDAH]).env("LISTEN_FDNAMES", name);
+            input = socket.try_clone().unwrap().into();
+        }
         command.args(["serve", "-v", "--runtime-dir"]).arg(self.path("run"));
         command.arg("--config").arg(self.path("howdah.toml")).args(&self.arguments).arg(self.path("pools"));
-        let child =
-            command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        let child = command.stdin(input).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         self.serve = Some(child);
         self.wait_log("howdah: ready:");
         self
@@ -262,6 +297,13 @@ impl Rig {
         }
     }
 
+    /// Kills serve as a crash would, in the middle of whatever it does.
+    pub fn crash(&mut self) {
+        let mut serve = self.serve.take().unwrap();
+        serve.kill().unwrap();
+        serve.wait().unwrap();
+    }
+
     /// Ends serve by SIGTERM; its exit status.
     pub fn end(&mut self) -> i32 {
         self.signal(nix::sys::signal::Signal::SIGTERM);
@@ -292,9 +334,18 @@ impl Drop for Rig {
             let _ = serve.kill();
             let _ = serve.wait();
         }
+        // Without a cgroup only the records tell what serve left.
+        for pool in fs::read_dir(self.path("run/pools")).into_iter().flatten().flatten() {
+            let pid = self.record(&pool.file_name().to_string_lossy()).pid.filter(|_| self.rootless);
+            pid.map(|pid| {
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)
+            });
+        }
         kill_cgroup(&self.cgroup());
         if std::thread::panicking() {
-            eprintln!("log of serve:\n{}", self.log());
+            let before = fs::read_to_string(self.path("log.before")).unwrap_or_default();
+            let lines: Vec<String> = (before + &self.log()).lines().map(str::to_owned).collect();
+            eprintln!("log of serve:\n{}", lines[lines.len().saturating_sub(300)..].join("\n"));
         }
     }
 }
