@@ -2,6 +2,7 @@
 //! of it outlives the test, also when the test panics.
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::print_stderr)]
 
+pub mod nginx;
 pub mod torture;
 
 use std::fs::{self, File};
@@ -69,6 +70,12 @@ impl Rig {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, text).unwrap();
         path
+    }
+
+    /// Runs a command of the shell in the directory.
+    pub fn shell(&self, script: &str) {
+        let status = Command::new("sh").args(["-ec", script]).current_dir(self.directory.path()).status();
+        assert!(status.unwrap().success(), "{script}");
     }
 
     /// Makes the site `NAME/SCRIPT`, and a directory `NAME/` that belongs to `owner`.

@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::nginx::http;
 use super::{Rig, TENANT};
 use howdah::fpm::client::exchange;
 
@@ -61,6 +62,8 @@ pub fn measure<T>(short: T, long: T) -> T {
 pub enum Address {
     Unix(PathBuf),
     Tcp(SocketAddr),
+    /// nginx, which gives it to the pool.
+    Http(SocketAddr),
 }
 
 /// A pool under torture.
@@ -74,6 +77,11 @@ impl Target {
     /// It is reached at another socket than its file says.
     pub fn listen_at(&mut self, path: PathBuf) {
         self.address = Address::Unix(path);
+    }
+
+    /// It is reached through nginx.
+    pub fn ask_nginx_at(&mut self, address: SocketAddr) {
+        self.address = Address::Http(address);
     }
 }
 
@@ -266,6 +274,13 @@ impl Torture {
             Address::Unix(path) => exchange(&UnixStream::connect(path).map_err(failed)?, &request, timeout),
             Address::Tcp(at) => {
                 exchange(&TcpStream::connect_timeout(at, timeout).map_err(failed)?, &request, timeout)
+            }
+            Address::Http(at) => {
+                let answer = http(*at, &request.method, &request.uri, body)?;
+                return match answer.status {
+                    200 => Ok(answer.body),
+                    _ => Err(answer.head),
+                };
             }
         };
         let response = response.map_err(|error| error.to_string())?;
