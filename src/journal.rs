@@ -4,6 +4,7 @@
 //!
 //! Knows nothing of what the lines say.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::OnceLock;
@@ -49,15 +50,29 @@ pub fn open(most: Level) {
 }
 
 /// Writes one line. A line that cannot be written is lost: there is nobody left to tell.
+///
+/// It is one line whatever `text` holds: names of files and words of programs
+/// are in it that somebody else has chosen.
 pub fn line(level: Level, origin: Origin<'_>, text: &str) {
     let fallback = Outlet { most: Level::Info, journal: false };
     let outlet = OUTLET.get().unwrap_or(&fallback);
     if level > outlet.most {
         return;
     }
-    if !(outlet.journal && send(level, origin, text)) {
-        write_stderr(origin, text);
+    let text = one_line(text);
+    if !(outlet.journal && send(level, origin, &text)) {
+        write_stderr(origin, &text);
     }
+}
+
+/// `text` with what turns a line or moves a cursor written out.
+pub fn one_line(text: &str) -> Cow<'_, str> {
+    let harmful = |c: char| c.is_control() && c != '\t';
+    if !text.contains(harmful) {
+        return Cow::Borrowed(text);
+    }
+    let write_out = |c: char| if harmful(c) { c.escape_unicode().collect() } else { String::from(c) };
+    Cow::Owned(text.chars().map(write_out).collect())
 }
 
 /// Gives the line to journald; false if that failed.
@@ -89,4 +104,18 @@ fn write_stderr(origin: Origin<'_>, text: &str) {
     line.push_str(text);
     line.push('\n');
     let _ = std::io::stderr().lock().write_all(line.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_is_said_is_one_line() {
+        assert_eq!(one_line("plain\tand é"), "plain\tand é");
+        assert_eq!(
+            one_line("a\nhowdah: pool b: \x1b[2Jc\u{85}"),
+            "a\\u{a}howdah: pool b: \\u{1b}[2Jc\\u{85}"
+        );
+    }
 }

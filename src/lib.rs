@@ -4,6 +4,7 @@
 //! list (`tests/rooms.rs` holds the order):
 //!
 //! - [`sys`]: system calls that no library wraps; the only `unsafe`.
+//! - [`paths`]: opening paths of which somebody else may own a part.
 //! - [`journal`]: one line out: to stderr or to systemd's journal.
 //! - [`config`]: pool files and profiles, from text to typed values.
 //! - [`fpm`]: php-fpm: its configuration, its log, the FastCGI protocol.
@@ -20,6 +21,7 @@ pub mod config;
 pub mod fpm;
 pub mod image;
 pub mod journal;
+pub mod paths;
 pub mod pool;
 pub mod sandbox;
 pub mod spec;

@@ -20,6 +20,8 @@ use crate::image::Layout;
 
 /// How many of the mounts depend on image and profile only; they come first.
 pub const PREPARED_MOUNTS: &str = "howdah.prepared-mounts";
+/// The image's directory on the host: the prepared mounts' sources lie in it, and no symlink in it leads out.
+pub const IMAGE: &str = "howdah.image";
 /// "on" or "off".
 pub const LANDLOCK: &str = "howdah.landlock";
 /// "off": descriptors that howdah did not place stay open; only to show in a test what closing them is for.
@@ -36,6 +38,8 @@ pub struct Input<'a> {
     pub pool: &'a Pool,
     /// Its profile, loaded.
     pub profile: &'a Profile,
+    /// Its image's directory on the host.
+    pub image: &'a Path,
     /// Its image's parts.
     pub layout: &'a Layout,
     /// The directory that is its root: howdah's, small, read-only inside.
@@ -57,6 +61,7 @@ pub fn build(input: &Input<'_>) -> Result<Spec, OciSpecError> {
     let pool = input.pool;
     let annotations = HashMap::from([
         (PREPARED_MOUNTS.to_owned(), prepared.to_string()),
+        (IMAGE.to_owned(), input.image.display().to_string()),
         (LANDLOCK.to_owned(), on_off(input.profile.landlock)),
         (CLOSE_DESCRIPTORS.to_owned(), on_off(input.profile.close_descriptors)),
         (DEMANDED_LIMITS.to_owned(), demanded(&pool.limits).join(" ")),

@@ -33,6 +33,14 @@ pub fn owned(raw: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(raw) }
 }
 
+/// What the kernel says, in the form of every line of howdah's: `Permission denied (EACCES)`.
+pub fn told(error: &std::io::Error) -> String {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(errno) => format!("{} ({errno:?})", errno.desc()),
+        None => error.to_string(),
+    }
+}
+
 // ---- processes
 
 /// Which side of [`clone3`] we are on.
@@ -358,12 +366,14 @@ pub fn attach_filter(fd: BorrowedFd<'_>, program: &[libc::sock_filter]) -> nix::
 
 // ---- user namespaces
 
-/// Whether a user namespace can be made now: a child tries.
-pub fn can_make_user_namespace() -> bool {
-    match clone3(libc::CLONE_NEWUSER as u64, None) {
-        Ok(Cloned::Child) => exit_now(0),
-        Ok(Cloned::Parent { pid, .. }) => nix::sys::wait::waitpid(pid, None).is_ok(),
-        Err(_) => false,
+/// Makes a user namespace and lets it go again: whether one can be made now.
+///
+/// # Errors
+/// Those of clone3(2).
+pub fn try_user_namespace() -> nix::Result<()> {
+    match clone3(libc::CLONE_NEWUSER as u64, None)? {
+        Cloned::Child => exit_now(0),
+        Cloned::Parent { pid, .. } => nix::sys::wait::waitpid(pid, None).map(drop),
     }
 }
 

@@ -3,9 +3,12 @@
 
 mod rig;
 
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use rig::{Rig, TENANT};
+use howdah::fpm::client::Response;
+use nix::sys::signal::Signal;
+use rig::{Rig, TENANT, wait_for};
 
 const HELLO: &str = "<?php echo 'hello from ', posix_getuid();";
 
@@ -45,4 +48,174 @@ fn an_idle_pool_costs_no_process_and_no_wake_up() {
     assert_eq!(before, switches(), "a cold pool woke howdah");
     let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", rig.pid())).unwrap();
     assert_eq!(children, "");
+}
+
+/// A script that works for `seconds` and minds no signal (sleep() would end early at SIGQUIT).
+fn works_for(seconds: u32) -> String {
+    format!(
+        "<?php touch($_GET['mark']); $end = microtime(true) + {seconds};
+         while (microtime(true) < $end) usleep(1000); echo 'done';"
+    )
+}
+
+/// A rig whose pool `blog` has the script `work.php` and tells by a file that it has begun.
+fn rig_at_work(seconds: u32, drain: &str, more: &str) -> Rig {
+    let rig = Rig::new();
+    let marks = rig.path("marks");
+    std::fs::create_dir(&marks).unwrap();
+    std::os::unix::fs::chown(&marks, Some(TENANT.1), Some(TENANT.2)).unwrap();
+    rig.site("blog", "work.php", &works_for(seconds), TENANT);
+    rig.site("blog", "index.php", HELLO, TENANT);
+    rig.pool("blog", &format!("{more}[[mount]]\nsource = {marks:?}\naccess = \"rw\""));
+    rig.write("howdah.toml", &format!("[serve]\nstate_dir = {:?}\ndrain = {drain:?}\n", rig.path("state")));
+    rig
+}
+
+fn work(rig: &Rig) -> Result<Response, String> {
+    rig.try_get("blog", &format!("/work.php?mark={}", rig.path("marks/begun").display()))
+}
+
+fn wait_begun(rig: &Rig) {
+    let mark = rig.path("marks/begun");
+    wait_for("the request's begin", Duration::from_secs(20), || mark.exists().then_some(()));
+}
+
+/// Nothing of howdah is left but the rig's own files.
+fn assert_gone(rig: &Rig) {
+    assert!(!rig.path("run").exists(), "the runtime directory is left behind");
+    assert!(!rig.socket("blog").exists(), "the socket is left behind");
+    assert!(!rig.cgroup().exists(), "the cgroup is left behind");
+}
+
+#[test]
+fn at_sigterm_a_request_in_progress_is_answered_and_then_serve_ends() {
+    let mut rig = rig_at_work(1, "20s", "");
+    rig.serve();
+    let began = Instant::now();
+    thread::scope(|scope| {
+        let request = scope.spawn(|| work(&rig));
+        wait_begun(&rig);
+        rig.signal(Signal::SIGTERM);
+        assert_eq!(request.join().unwrap().unwrap().body, b"done");
+    });
+    assert_eq!(rig.wait_end(Duration::from_secs(10)), 0);
+    assert!(began.elapsed() < Duration::from_secs(10), "it waited for the whole drain time");
+    assert!(!rig.log().contains("cut"), "{}", rig.log());
+    assert_gone(&rig);
+}
+
+#[test]
+fn the_drain_time_bounds_the_wait_and_what_is_cut_is_told() {
+    let mut rig = rig_at_work(20, "1s", "");
+    rig.serve();
+    let began = thread::scope(|scope| {
+        let request = scope.spawn(|| work(&rig));
+        wait_begun(&rig);
+        let began = Instant::now();
+        rig.signal(Signal::SIGTERM);
+        assert!(request.join().unwrap().is_err(), "it cannot have been answered");
+        began
+    });
+    assert_eq!(rig.wait_end(Duration::from_secs(10)), 0);
+    assert!((Duration::from_secs(1)..Duration::from_secs(10)).contains(&began.elapsed()));
+    let line = "howdah: pool blog: the drain time is over: requests in progress are cut\n";
+    assert_eq!(rig.log().matches(line).count(), 1, "{}", rig.log());
+    assert_gone(&rig);
+}
+
+#[test]
+fn a_second_sigterm_ends_at_once() {
+    let mut rig = rig_at_work(20, "1m", "");
+    rig.serve();
+    thread::scope(|scope| {
+        let request = scope.spawn(|| work(&rig));
+        wait_begun(&rig);
+        rig.signal(Signal::SIGTERM);
+        thread::sleep(Duration::from_millis(500));
+        assert!(!request.is_finished(), "the first one cut it");
+        rig.signal(Signal::SIGTERM);
+        assert!(request.join().unwrap().is_err());
+    });
+    assert_eq!(rig.wait_end(Duration::from_secs(10)), 0);
+    assert_gone(&rig);
+}
+
+#[test]
+fn at_sigterm_connections_that_wait_for_a_worker_are_answered() {
+    let mut rig = rig_at_work(1, "20s", "[fpm]\npm = \"static\"\nmax_children = 1\n");
+    rig.serve();
+    thread::scope(|scope| {
+        let first = scope.spawn(|| work(&rig));
+        wait_begun(&rig);
+        let waiting: Vec<_> = (0..3).map(|_| scope.spawn(|| rig.try_get("blog", "/index.php"))).collect();
+        thread::sleep(Duration::from_millis(300));
+        assert!(!first.is_finished() && !waiting.iter().any(|one| one.is_finished()));
+        rig.signal(Signal::SIGTERM);
+        assert_eq!(first.join().unwrap().unwrap().body, b"done");
+        for one in waiting {
+            assert_eq!(one.join().unwrap().unwrap().status, 200);
+        }
+    });
+    assert_eq!(rig.wait_end(Duration::from_secs(10)), 0);
+    assert_gone(&rig);
+}
+
+#[test]
+fn at_sigterm_a_connection_that_no_pool_was_started_for_yet_is_answered() {
+    let mut rig = rig_at_work(1, "20s", "");
+    rig.serve();
+    // Stopped, howdah finds the connection and the signal at the same moment.
+    rig.signal(Signal::SIGSTOP);
+    thread::scope(|scope| {
+        let request = scope.spawn(|| rig.try_get("blog", "/index.php"));
+        thread::sleep(Duration::from_millis(300));
+        rig.signal(Signal::SIGTERM);
+        rig.signal(Signal::SIGCONT);
+        assert_eq!(request.join().unwrap().unwrap().body, b"hello from 33");
+    });
+    assert_eq!(rig.wait_end(Duration::from_secs(10)), 0);
+    assert_gone(&rig);
+}
+
+#[test]
+fn at_sigterm_a_pool_that_is_starting_serves_first_what_made_it_start() {
+    let mut rig = rig_at_work(1, "20s", "");
+    rig.serve();
+    for _ in 0..5 {
+        thread::scope(|scope| {
+            let request = scope.spawn(|| rig.try_get("blog", "/index.php"));
+            wait_for("the start", Duration::from_secs(10), || {
+                (rig.record("blog").generation > 0).then_some(())
+            });
+            rig.signal(Signal::SIGTERM);
+            assert_eq!(request.join().unwrap().unwrap().body, b"hello from 33");
+        });
+        assert_eq!(rig.wait_end(Duration::from_secs(10)), 0);
+        assert_gone(&rig);
+        rig.serve();
+    }
+}
+
+#[test]
+fn at_sigterm_work_after_the_answer_is_done() {
+    let mut rig = rig_at_work(1, "20s", "");
+    let mark = rig.path("marks/late");
+    let script = format!(
+        "<?php echo 'ok'; fastcgi_finish_request(); $end = microtime(true) + 1;
+         while (microtime(true) < $end) usleep(1000); touch({mark:?});"
+    );
+    rig.site("blog", "late.php", &script, TENANT);
+    rig.serve();
+    assert_eq!(rig.text("blog", "/late.php"), "ok");
+    assert!(!mark.exists());
+    assert_eq!(rig.end(), 0);
+    assert!(mark.exists(), "it was cut:\n{}", rig.log());
+}
+
+#[test]
+fn sigterm_without_a_generation_ends_at_once() {
+    let mut rig = rig_at_work(1, "1m", "");
+    rig.serve();
+    assert_eq!(rig.end(), 0);
+    assert_gone(&rig);
 }

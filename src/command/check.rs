@@ -1,15 +1,15 @@
 //! `howdah check`: the host, and every pool file with what would be in force.
 
 use std::path::PathBuf;
-use std::process;
 
 use serde::Serialize;
 
 use super::host::Host;
-use super::{CONFIGURATION, Failure, KERNEL, places};
+use super::{CONFIGURATION, Failure, KERNEL, Scratch, become_rootless, places};
 use crate::cli::Check;
 use crate::config::pool::Pool;
 use crate::config::{HostAccounts, check_host, load_pools, load_serve};
+use crate::journal::{self, Level, Origin};
 use crate::pool::prepare::{Blueprint, Places, PrepareError, Workshop};
 use crate::spec;
 
@@ -49,12 +49,15 @@ pub(super) fn run(arguments: &Check) -> Result<(), Failure> {
         .map_err(|error| Failure::new(CONFIGURATION, error))?;
     let loaded = load_pools(&arguments.files.pools, &defaults, &accounts);
     // A runtime directory of this check's own: nothing of a running serve is touched.
-    let scratch = std::env::temp_dir().join(format!("howdah-check-{}", process::id()));
-    let places = places(scratch.clone(), &config);
+    let scratch = Scratch::new()?;
+    let places = places(scratch.path().to_owned(), &config);
     let mut workshop = Workshop::default();
     let can_run = host.refusal().is_none();
+    if can_run {
+        become_rootless()?;
+    }
     let pools = loaded.pools.iter().map(|pool| tell(pool, &host, &mut workshop, &places, can_run)).collect();
-    let _ = std::fs::remove_dir_all(&scratch);
+    drop(scratch);
     let report = Report {
         host,
         pools,
@@ -66,18 +69,19 @@ pub(super) fn run(arguments: &Check) -> Result<(), Failure> {
     } else {
         print(&report);
     }
-    verdict(&report)
+    verdict(&report, arguments.json)
 }
 
-fn verdict(report: &Report) -> Result<(), Failure> {
-    let wrong = report.errors.len() + report.pools.iter().filter(|pool| !pool.errors.is_empty()).count();
-    if let Some(refusal) = report.host.refusal() {
-        return Err(Failure::new(KERNEL, refusal));
+/// Says what is wrong, each failure on its line; in JSON it stands already.
+fn verdict(report: &Report, json: bool) -> Result<(), Failure> {
+    let errors: Vec<_> = report.pools.iter().flat_map(|pool| &pool.errors).chain(&report.errors).collect();
+    if !json {
+        errors.iter().for_each(|error| journal::line(Level::Error, Origin::default(), error));
     }
-    match wrong {
-        0 => Ok(()),
-        1 => Err(Failure::new(CONFIGURATION, "1 pool file is not right (above)")),
-        wrong => Err(Failure::new(CONFIGURATION, format!("{wrong} pool files are not right (above)"))),
+    match report.host.refusal() {
+        Some(refusal) => Err(Failure::new(KERNEL, refusal)),
+        None if errors.is_empty() => Ok(()),
+        None => Err(Failure::said(CONFIGURATION)),
     }
 }
 
@@ -117,10 +121,7 @@ fn tell(pool: &Pool, host: &Host, workshop: &mut Workshop, places: &Places, can_
         file: pool.file.clone(),
         listen: pool.listen.iter().map(ToString::to_string).collect(),
         user: pool.user.name.to_string(),
-        image: match &pool.image {
-            crate::config::pool::ImageRef::Host => "host".to_owned(),
-            crate::config::pool::ImageRef::Directory(path) => path.to_string(),
-        },
+        image: pool.image.to_string(),
         php: blueprint.as_ref().map(|prepared| version(prepared.version)),
         profile: blueprint.as_ref().map(|prepared| prepared.profile.name.to_string()).unwrap_or_default(),
         weakened: blueprint.as_ref().map(|prepared| prepared.profile.weakened()).unwrap_or_default(),
@@ -152,12 +153,9 @@ fn print(report: &Report) {
     }
     println!("  php-fpm           {}", host.php_fpm.as_deref().unwrap_or("none (apt-get install php-fpm)"));
     println!("  runs as           {}", if host.root { "root" } else { "an unprivileged user (rootless)" });
-    report.pools.iter().for_each(print_pool);
+    report.pools.iter().filter(|pool| pool.errors.is_empty()).for_each(print_pool);
     for notice in &report.notices {
         println!("notice: {notice}");
-    }
-    for error in &report.errors {
-        println!("error: {error}");
     }
 }
 
@@ -192,9 +190,6 @@ fn print_pool(pool: &Told) {
     }
     for notice in &pool.notices {
         println!("  notice: {notice}");
-    }
-    for error in &pool.errors {
-        println!("  error: {error}");
     }
 }
 

@@ -1,13 +1,16 @@
 //! What this host can do.
 
 use std::fs;
+use std::path::Path;
 
+use nix::errno::Errno;
 use serde::Serialize;
 
 use super::is_root;
 use crate::config::pool::ImageRef;
 use crate::image::Image;
 use crate::sandbox::{cgroup, landlock};
+use crate::sys;
 
 /// The host's features, as `check` tells them.
 #[derive(Debug, Serialize)]
@@ -28,6 +31,8 @@ pub(super) struct Host {
     pub(super) seccomp: bool,
     /// The php-fpm of the image `host`.
     pub(super) php_fpm: Option<String>,
+    /// Why no pool at all can run here, if so.
+    pub(super) refusal: Option<String>,
 }
 
 impl Host {
@@ -38,10 +43,13 @@ impl Host {
             mount.as_ref().and_then(|mount| fs::read_to_string(mount.join("cgroup.controllers")).ok());
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let actions = fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail").unwrap_or_default();
+        let namespace = sys::try_user_namespace();
+        let seccomp = actions.contains("errno");
+        let without = "this kernel has no seccomp filters: use one with CONFIG_SECCOMP_FILTER=y";
         Self {
             kernel: kernel.trim().to_owned(),
             root: is_root(),
-            user_namespaces: user_namespaces_allowed(),
+            user_namespaces: namespace.is_ok(),
             cgroup: mount.map(|mount| mount.display().to_string()),
             cgroup_controllers: controllers
                 .unwrap_or_default()
@@ -49,27 +57,44 @@ impl Host {
                 .map(str::to_owned)
                 .collect(),
             landlock_abi: landlock::kernel_abi(),
-            seccomp: actions.contains("errno"),
+            seccomp,
             php_fpm: Image::locate(&ImageRef::Host, None)
                 .ok()
                 .map(|image| image.binary.display().to_string()),
+            refusal: match namespace {
+                Err(errno) => Some(no_user_namespaces(errno)),
+                Ok(()) => (!seccomp).then(|| without.to_owned()),
+            },
         }
     }
 
     /// Why no pool at all can run here, if so.
-    pub(super) fn refusal(&self) -> Option<&'static str> {
-        if !self.user_namespaces {
-            return Some(
-                "this kernel or its settings do not allow user namespaces: enable CONFIG_USER_NS, \
-                 sysctl user.max_user_namespaces, and for rootless use kernel.unprivileged_userns_clone \
-                 or AppArmor's kernel.apparmor_restrict_unprivileged_userns=0",
-            );
-        }
-        (!self.seccomp).then_some("this kernel has no seccomp filters: enable CONFIG_SECCOMP_FILTER")
+    pub(super) fn refusal(&self) -> Option<&str> {
+        self.refusal.as_deref()
     }
 }
 
-/// Asks the kernel itself, in a child: settings and security modules have too many ways to say no.
-fn user_namespaces_allowed() -> bool {
-    crate::sys::can_make_user_namespace()
+/// Why there is no user namespace to be had, and what to do about it.
+fn no_user_namespaces(errno: Errno) -> String {
+    let set = |path: &str| fs::read_to_string(Path::new("/proc/sys").join(path)).unwrap_or_default();
+    let most = set("user/max_user_namespaces");
+    let what = match errno {
+        Errno::ENOSPC if most.trim() == "0" => {
+            "user.max_user_namespaces is 0 here: raise it (sysctl -w user.max_user_namespaces=15000)"
+        }
+        Errno::ENOSPC => {
+            "user.max_user_namespaces, here or further out, is reached, or 32 lie inside one another: raise it"
+        }
+        Errno::EINVAL | Errno::ENOSYS => {
+            "this kernel has none: use one with CONFIG_USER_NS=y, Linux 5.9 or later"
+        }
+        _ if set("kernel/unprivileged_userns_clone").trim() == "0" => {
+            "kernel.unprivileged_userns_clone is 0: set it to 1, or run howdah as root"
+        }
+        _ if set("kernel/apparmor_restrict_unprivileged_userns").trim() == "1" => {
+            "kernel.apparmor_restrict_unprivileged_userns is 1: set it to 0, or run howdah as root"
+        }
+        _ => "a security module or the container that howdah runs in forbids it: allow it there",
+    };
+    format!("create a user namespace: {} ({errno:?}): {what}", errno.desc())
 }

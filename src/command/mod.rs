@@ -16,6 +16,7 @@ use clap::CommandFactory;
 use crate::cli::{Cli, Command, Runtime};
 use crate::config::pool::ServeConfig;
 use crate::pool::prepare::Places;
+use crate::sys;
 
 /// Why a command ended: the line to print, and the exit status.
 #[derive(Debug)]
@@ -37,6 +38,40 @@ impl Failure {
     fn new(status: u8, line: impl ToString) -> Self {
         Self { line: line.to_string(), status }
     }
+
+    /// Everything has been said already, each failure on its line.
+    fn said(status: u8) -> Self {
+        Self::new(status, "")
+    }
+
+    /// What the kernel refused to do to a file: `PATH: Permission denied (EACCES)`.
+    fn file(status: u8, path: &Path, error: &io::Error) -> Self {
+        Self::new(status, format!("{}: {}", path.display(), sys::told(error)))
+    }
+}
+
+/// A directory for the time of one command, of a name that nobody can know beforehand
+/// and open to nobody else: a root who writes to a known name in /tmp writes where others want.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Self, Failure> {
+        let template = std::env::temp_dir().join("howdah-XXXXXX");
+        nix::unistd::mkdtemp(&template).map(Self).map_err(|errno| {
+            let line = format!("make {}: {} ({errno:?})", template.display(), errno.desc());
+            Failure::new(LAUNCH, format!("{line}: point $TMPDIR to a directory that can be written"))
+        })
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 /// Does what was typed.
@@ -44,6 +79,9 @@ impl Failure {
 /// # Errors
 /// The command's failure, to be printed by `main`.
 pub fn run(cli: Cli) -> Result<(), Failure> {
+    if !matches!(cli.command, Command::Serve(_)) {
+        end_with_the_reader();
+    }
     match cli.command {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Check(arguments) => check::run(&arguments),
@@ -57,8 +95,28 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
     }
 }
 
+/// Ends quietly, as other programs do, when who reads our output has read enough (`howdah ps | head -1`).
+fn end_with_the_reader() {
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // Without it the only loss is a message about a broken pipe.
+    let _ = sys::set_signal_action(Signal::SIGPIPE, &default);
+}
+
 fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
+}
+
+/// Without root, howdah gives itself a user namespace with its own uid in it, and
+/// a mount namespace: there it may do to mounts what root may.
+fn become_rootless() -> Result<(), Failure> {
+    if is_root() {
+        return Ok(());
+    }
+    sys::enter_user_namespace().map_err(|(what, errno)| {
+        let line = format!("user namespace: {what}: {} ({errno:?}): see `howdah check`", errno.desc());
+        Failure::new(KERNEL, line)
+    })
 }
 
 /// An absolute path from an environment variable.
@@ -72,8 +130,7 @@ fn runtime_dir(typed: &Runtime, config: Option<&ServeConfig>) -> Result<PathBuf,
         config.and_then(|config| config.runtime_dir.as_ref()).map(|path| path.as_path().to_owned());
     let chosen = typed.runtime_dir.clone().or(configured);
     if let Some(path) = chosen {
-        return std::path::absolute(&path)
-            .map_err(|error| Failure::new(2, format!("{}: {error}", path.display())));
+        return std::path::absolute(&path).map_err(|error| Failure::file(2, &path, &error));
     }
     if is_root() {
         return Ok(PathBuf::from("/run/howdah"));

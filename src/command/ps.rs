@@ -9,6 +9,7 @@ use crate::cli::Ps;
 use crate::pool::quiesce;
 use crate::pool::record::{self, Entry, Record, Roll};
 use crate::sandbox::cgroup::Cgroup;
+use crate::sys;
 
 pub(super) fn run(arguments: &Ps) -> Result<(), Failure> {
     let runtime = runtime_dir(&arguments.runtime, None)?;
@@ -36,7 +37,7 @@ pub(super) fn read_roll(runtime: &Path) -> Result<Roll, Failure> {
     let file = record::roll_file(runtime);
     let roll: Roll = record::read(&file).map_err(|error| {
         let hint = "is `howdah serve` running there? (--runtime-dir DIR names another)";
-        Failure::new(1, format!("{}: {error}: {hint}", file.display()))
+        Failure::new(1, format!("{}: {}: {hint}", file.display(), sys::told(&error)))
     })?;
     if nix::sys::signal::kill(nix::unistd::Pid::from_raw(roll.pid), None) == Err(nix::errno::Errno::ESRCH) {
         let line =

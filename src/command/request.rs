@@ -13,6 +13,7 @@ use super::{Failure, runtime_dir};
 use crate::cli::Request as Arguments;
 use crate::config::types::Listen;
 use crate::fpm::client::{Request, Response, exchange};
+use crate::sys;
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let runtime = runtime_dir(&arguments.runtime, None)?;
@@ -32,7 +33,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         .ok_or_else(|| no("it listens nowhere".to_owned()))?;
     let root = entry.document_root.clone().unwrap_or_else(|| PathBuf::from("/"));
     let request = make(arguments, &root).map_err(no)?;
-    let stream = connect(&address).map_err(|error| no(format!("{address}: {error}")))?;
+    let stream =
+        connect(&address).map_err(|error| no(format!("connect to {address}: {}", sys::told(&error))))?;
     let response = exchange(&stream, &request, Duration::from_secs(arguments.timeout))
         .map_err(|error| no(error.to_string()))?;
     print(&response, arguments.include).map_err(|error| no(error.to_string()))?;
@@ -65,7 +67,7 @@ fn make(arguments: &Arguments, root: &Path) -> Result<Request, String> {
     }
     let body = match &arguments.data {
         None => Vec::new(),
-        Some(text) => body_of(text).map_err(|error| format!("--data {text}: {error}"))?,
+        Some(text) => body_of(text).map_err(|error| format!("--data {text}: {}", sys::told(&error)))?,
     };
     let headers = arguments.headers.iter().map(|header| {
         let (name, value) =

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use libsystemd::daemon::{NotifyState, notify};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::host::Host;
-use super::{CONFIGURATION, Failure, KERNEL, LAUNCH, is_root, places, runtime_dir};
+use super::{CONFIGURATION, Failure, KERNEL, LAUNCH, become_rootless, is_root, places, runtime_dir};
 use crate::cli::Serve;
 use crate::config::pool::{Pool, ServeConfig};
 use crate::config::{Defaults, HostAccounts, load_pools, load_serve, parse_pool};
@@ -38,16 +39,37 @@ pub(super) fn run(arguments: Serve) -> Result<(), Failure> {
     let places = places(runtime_dir(&arguments.runtime, Some(&config))?, &config);
     let (pools, unusable) = load(&arguments.files.pools, &defaults, &accounts)?;
     raise_descriptor_limit();
-    if !is_root() {
-        become_rootless()?;
-    }
+    become_rootless()?;
     let _lock = take_runtime_dir(&places.runtime)?;
     let base = open_cgroup(&config, &places.runtime);
     let mut estate = adoption::look(&places, base.as_ref());
-    estate.left_alone.iter().for_each(|line| journal::line(Level::Warning, Origin::default(), line));
+    let inherits = !estate.found.is_empty();
     let orphans = take_orphans(&mut estate, &pools, &unusable, &defaults);
-    let mut pools = give_sockets(pools, passed, &mut estate)?;
+    estate.left_alone.iter().for_each(|line| journal::line(Level::Warning, Origin::default(), line));
+    let ended = match give_sockets(pools, passed, &mut estate) {
+        Ok(pools) => serve(arguments, &config, defaults, &places, base, pools, orphans),
+        Err(failure) => {
+            base.iter().for_each(Base::remove);
+            Err(failure)
+        }
+    };
+    // What still runs rests on what is in the runtime directory.
+    if estate.left_alone.is_empty() && (ended.is_ok() || !inherits) {
+        clean(&places);
+    }
+    ended
+}
 
+/// From pools with their sockets to the end of serving, in a runtime directory that is ours.
+fn serve(
+    arguments: Serve,
+    config: &ServeConfig,
+    defaults: Defaults,
+    places: &Places,
+    base: Option<Base>,
+    mut pools: Vec<Admission>,
+    orphans: Vec<Admission>,
+) -> Result<(), Failure> {
     let settings = Settings {
         parallel_starts: config.parallel_starts.map_or_else(default_parallel_starts, |n| n as usize),
         exit_when_idle: arguments.exit_when_idle,
@@ -60,12 +82,9 @@ pub(super) fn run(arguments: Serve) -> Result<(), Failure> {
     let mut supervisor = Supervisor::new(settings, pools, base, reread)
         .map_err(|error| Failure::new(LAUNCH, format!("epoll: {error}")))?;
     supervisor.warm_up();
-    journal::line(Level::Notice, Origin::default(), &format!("ready: {count} pools listen"));
-    let _ = notify(false, &[NotifyState::Ready, NotifyState::Status(format!("{count} pools listen"))]);
-    let ended = supervisor.run().map_err(|error| Failure::new(LAUNCH, format!("epoll_wait: {error}")));
-    drop(supervisor);
-    clean(&places);
-    ended
+    journal::line(Level::Notice, Origin::default(), &format!("ready: {}", listening(count)));
+    let _ = notify(false, &[NotifyState::Ready, NotifyState::Status(listening(count))]);
+    supervisor.run().map_err(|error| Failure::new(LAUNCH, format!("epoll_wait: {error}")))
 }
 
 /// Reads the pool files; also those that are wrong, which do not keep the others from being served.
@@ -82,7 +101,7 @@ fn load(
         journal::line(Level::Error, Origin::default(), &error.to_string());
     }
     if loaded.pools.is_empty() && !loaded.errors.is_empty() {
-        return Err(Failure::new(CONFIGURATION, "no pool file can be used (above)"));
+        return Err(Failure::said(CONFIGURATION));
     }
     Ok((loaded.pools, loaded.errors.iter().map(|error| error.file().to_owned()).collect()))
 }
@@ -106,29 +125,31 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Without root, howdah gives itself a user namespace with its own uid in it, and
-/// a mount namespace: there it may do to mounts what root may.
-fn become_rootless() -> Result<(), Failure> {
-    sys::enter_user_namespace().map_err(|(what, errno)| {
-        let line = format!("user namespace: {what}: {} ({errno:?}): see `howdah check`", errno.desc());
-        Failure::new(KERNEL, line)
-    })
-}
-
 /// Makes the runtime directory, and sees to it that no other serve has it.
 fn take_runtime_dir(runtime: &Path) -> Result<Flock<File>, Failure> {
-    let refuse = |error: std::io::Error| Failure::new(LAUNCH, format!("{}: {error}", runtime.display()));
+    let refuse = |error: std::io::Error| {
+        let hint = if error.kind() == std::io::ErrorKind::PermissionDenied {
+            ": run howdah as root or give --runtime-dir DIR"
+        } else {
+            ""
+        };
+        Failure::new(LAUNCH, format!("make {}: {}{hint}", runtime.display(), sys::told(&error)))
+    };
     fs::create_dir_all(runtime).map_err(refuse)?;
     let mut file = File::create(runtime.join("lock")).map_err(refuse)?;
     let until = Instant::now() + LOCK_LIMIT;
     loop {
         file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return Ok(lock),
-            Err((file, _)) if Instant::now() < until => file,
+            Err((file, Errno::EAGAIN)) if Instant::now() < until => file,
             Err((_, errno)) => {
-                let place = runtime.display();
-                let line = format!("{place}: another serve has it ({errno:?}): give --runtime-dir DIR");
-                return Err(Failure::new(LAUNCH, line));
+                let line = match errno {
+                    Errno::EAGAIN => {
+                        "another serve has it: stop that one or give --runtime-dir DIR".to_owned()
+                    }
+                    _ => format!("lock: {} ({errno:?})", errno.desc()),
+                };
+                return Err(Failure::new(LAUNCH, format!("{}: {line}", runtime.display())));
             }
         };
         std::thread::sleep(Duration::from_millis(5));
@@ -192,7 +213,7 @@ fn give_sockets(
         }
     }
     if with.is_empty() && any {
-        return Err(Failure::new(LAUNCH, "no pool has a socket to listen on (above)"));
+        return Err(Failure::said(LAUNCH));
     }
     Ok(with)
 }
@@ -219,9 +240,8 @@ fn take_orphans(
         match admission {
             Ok(admission) => orphans.push(admission),
             Err(reason) => {
-                let line =
-                    format!("pool {name}: its generation of an earlier howdah is left alone: {reason}");
-                journal::line(Level::Warning, Origin::default(), &line);
+                let line = "its generation of an earlier howdah is left alone";
+                estate.left_alone.push(format!("pool {name}: {line}: {reason}"));
             }
         }
     }
@@ -248,6 +268,10 @@ fn orphan(
     admission.adopt(found, &addresses).map_err(|errno| errno.to_string())?;
     admission.adopted.iter_mut().for_each(|adopted| adopted.fate = Fate::End);
     Ok(admission)
+}
+
+fn listening(pools: usize) -> String {
+    if pools == 1 { "1 pool listens".to_owned() } else { format!("{pools} pools listen") }
 }
 
 fn default_parallel_starts() -> usize {

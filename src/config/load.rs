@@ -200,7 +200,11 @@ impl Known {
     fn admit(&mut self, before: &[Pool], (pool, lines): Placed) -> Result<Pool, ConfigError> {
         let file_of = |place: &usize| before[*place].file.display();
         if let Some(other) = self.names.get(&pool.name) {
-            let what = format!("pool {} is also defined by {}: rename one", pool.name, file_of(other));
+            let what = if before[*other].file == pool.file {
+                "is named twice: name it once".to_owned()
+            } else {
+                format!("pool {} is also defined by {}: rename one", pool.name, file_of(other))
+            };
             return Err(ConfigError::new(&pool.file, None, what));
         }
         for (address, line) in pool.listen.iter().zip(lines) {

@@ -2,6 +2,7 @@
 //! filled in, every account looked up.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -57,6 +58,15 @@ pub enum ImageRef {
     Host,
     /// A directory with a root file system.
     Directory(AbsPath),
+}
+
+impl fmt::Display for ImageRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => f.write_str("host"),
+            Self::Directory(path) => path.fmt(f),
+        }
+    }
 }
 
 /// `profile`: a named isolation profile, or a file.

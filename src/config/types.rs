@@ -244,7 +244,8 @@ impl FromStr for Listen {
             let length = path.as_path().as_os_str().as_bytes().len();
             if length > 107 {
                 return Err(Invalid(format!(
-                    "socket path {text} is {length} bytes long: the kernel takes at most 107 (unix(7))"
+                    "socket path {text} is {length} bytes long: the kernel takes at most 107 (unix(7)): \
+                     shorten it"
                 )));
             }
             if path.as_path().file_name().is_none() {

@@ -4,9 +4,9 @@
 //! All of it comes through one pipe: php-fpm's master, and what workers print
 //! (`decorate_workers_output = no`). A tenant can therefore write a line that
 //! looks like php-fpm's; it cannot write one that looks like another pool's, a
-//! second line inside a line, or a terminal's control sequence. Before "ready"
-//! no worker has run any code of a tenant, so that READY and [`reason`] are
-//! php-fpm's own words.
+//! second line inside a line, or a terminal's control sequence. Before a request
+//! was accepted no worker has run any code of a tenant, so that READY and the
+//! [`reason`] of a failed start are php-fpm's own words.
 
 /// How an access line begins: `access.format` in [`super::conf`] starts with it.
 pub const ACCESS_PREFIX: &str = "howdah-access: ";
@@ -195,15 +195,27 @@ const EMPTY_WORDS: [&str; 3] =
 /// ERROR that names a thing before one that does not, then a WARNING; of equals
 /// the first, for the others are its consequence.
 pub fn reason(lines: &[Line]) -> Option<String> {
-    let rank = |line: &Line| match line.kind {
-        Kind::Alert | Kind::Error if EMPTY_WORDS.iter().any(|empty| line.text.starts_with(empty)) => 3,
-        Kind::Alert | Kind::Error => 1,
-        Kind::Warning => 2,
-        Kind::Worker => 4,
-        Kind::Ready | Kind::Notice | Kind::Access | Kind::Slow => 5,
+    let is_empty = |text: &str| EMPTY_WORDS.iter().any(|empty| text.starts_with(empty));
+    let rank = |line: &Line| match (line.kind, worker_error(line)) {
+        (_, Some(text)) if !text.ends_with(CHILD_FAILED) => 1,
+        (Kind::Alert | Kind::Error, _) if is_empty(&line.text) => 3,
+        (Kind::Alert | Kind::Error, _) => 1,
+        (Kind::Warning, _) => 2,
+        (Kind::Worker, _) => 4,
+        (Kind::Ready | Kind::Notice | Kind::Access | Kind::Slow, _) => 5,
     };
     let best = lines.iter().min_by_key(|line| rank(line))?;
-    (rank(best) < 5).then(|| best.text.clone())
+    (rank(best) < 5).then(|| worker_error(best).unwrap_or(&best.text).to_owned())
+}
+
+/// What follows on the error of a worker that cannot begin (fpm_children.c, `fpm_child_init`).
+const CHILD_FAILED: &str = "child failed to initialize";
+
+/// The error of a worker that died before it could accept: it has no time stamp,
+/// for the master passes a worker's bytes on as they are.
+fn worker_error(line: &Line) -> Option<&str> {
+    let said = ["ERROR: ", "ALERT: "].iter().find_map(|level| line.text.strip_prefix(level))?;
+    (line.kind == Kind::Worker && said.starts_with("[pool ")).then_some(said)
 }
 
 #[cfg(test)]
@@ -294,6 +306,16 @@ mod tests {
         assert_eq!(said(&[last]).as_deref(), Some("FPM initialization failed"));
         assert_eq!(said(&["NOTICE: fpm is running, pid 1"]), None);
         assert_eq!(reason(&[]), None);
+        let dying = [
+            classify("ERROR: [pool g] child failed to initialize"),
+            classify(
+                "[21-Nov-2026 06:30:36] WARNING: [pool g] child 2 exited with code 70 after 0.01 seconds",
+            ),
+            classify("ERROR: [pool g] failed to chdir(/x): Permission denied (13)"),
+            classify("ERROR: [pool g] child failed to initialize"),
+        ];
+        let wanted = "[pool g] failed to chdir(/x): Permission denied (13)";
+        assert_eq!(reason(&dying).as_deref(), Some(wanted));
         let worker = [classify("error while loading shared libraries: libc.so.6")];
         assert_eq!(reason(&worker).as_deref(), Some("error while loading shared libraries: libc.so.6"));
     }

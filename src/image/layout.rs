@@ -1,15 +1,15 @@
 //! Which parts of an image are mounted where, and which symlinks stand beside them.
 
-use std::fs::{self, DirEntry, File};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::fs::{self, DirEntry};
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::OFlag;
+use nix::unistd::symlinkat;
 
 use super::{Image, ImageError};
-use crate::sys;
+use crate::paths::{self, Kind};
 
 /// A part of the image and where it is mounted, read-only.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,18 +35,15 @@ pub struct Layout {
 const NOT_SHARED: [&str; 9] = ["boot", "dev", "etc", "lost+found", "proc", "root", "run", "sys", "tmp"];
 
 /// What of `/etc` programs need and no tenant minds another seeing.
-const ETC: [&str; 13] = [
+const ETC: [&str; 10] = [
     "ld.so.cache",
     "alternatives",
     "ssl/certs",
     "ssl/openssl.cnf",
     "pki",
     "localtime",
-    "timezone",
     "services",
     "protocols",
-    "mime.types",
-    "magic",
     "fonts",
     "ImageMagick-6",
 ];
@@ -71,16 +68,20 @@ impl Image {
             }
         }
         for name in ETC.iter().map(|name| Path::new("/etc").join(name)).chain(configuration.iter().cloned()) {
-            if name.starts_with("/etc") && self.on_host(&name).symlink_metadata().is_ok() {
+            let plain =
+                name.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+            if plain && name.starts_with("/etc") && paths::look_in_root(&self.root, &name).is_ok() {
                 self.share(&name, &[], &mut layout)?;
             }
         }
-        for own in [("/var/run", "/run"), ("/var/tmp", "/tmp")] {
-            if self.is_host() {
-                layout.links.push((own.0.into(), own.1.into()));
+        // Where programs look for them, unless the pool has something of its own there.
+        for (link, says) in [("/var/run", "/run"), ("/var/tmp", "/tmp")] {
+            if self.is_host() && !targets.iter().any(|target| target.starts_with(link)) {
+                layout.links.push((link.into(), says.into()));
             }
         }
         targets.iter().try_for_each(|target| self.check_target(target, &layout))?;
+        layout.leave_out_what_links_reach();
         Ok(layout)
     }
 
@@ -94,13 +95,12 @@ impl Image {
     fn share(&self, path: &Path, targets: &[&Path], layout: &mut Layout) -> Result<(), ImageError> {
         let source = self.on_host(path);
         let unreadable = |error| ImageError::Unreadable { path: source.clone(), error };
-        let kind = source.symlink_metadata().map_err(unreadable)?;
-        if kind.is_symlink() {
-            let says = fs::read_link(&source).map_err(unreadable)?;
+        let kind = paths::look_in_root(&self.root, path).map_err(|errno| unreadable(errno.into()))?;
+        if let Kind::Link(says) = kind {
             layout.links.push((path.to_owned(), says));
             return Ok(());
         }
-        let must_open = kind.is_dir()
+        let must_open = kind == Kind::Directory
             && !self.is_host()
             && targets.iter().any(|target| {
                 target.starts_with(path) && *target != path && !exists_inside(&self.root, target)
@@ -153,30 +153,42 @@ fn is_of_usr(entry: &DirEntry) -> bool {
     ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"].iter().any(|part| name == *part)
 }
 
-/// Whether `path` is there when symlinks are resolved as inside `root` (openat2(2), RESOLVE_IN_ROOT).
+/// Whether `path` is there when symlinks are resolved as inside `root`.
 pub(super) fn exists_inside(root: &Path, path: &Path) -> bool {
-    let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    let Ok(root) = File::open(root) else { return false };
-    let found = openat2(root.as_raw_fd(), path.strip_prefix("/").unwrap_or(path), how).map(sys::owned);
+    let Ok(root) = paths::open_trusted(root) else { return false };
+    let found = paths::open_in_root(root.as_fd(), path, OFlag::O_PATH);
     !matches!(found, Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP))
 }
 
 impl Layout {
+    /// What lies below a link of the image is reached through it. On the way to a
+    /// place below it howdah would follow the link too, out of the root.
+    fn leave_out_what_links_reach(&mut self) {
+        let links: Vec<PathBuf> = self.links.iter().map(|(link, _)| link.clone()).collect();
+        let reached = |path: &Path| links.iter().any(|link| path != link && path.starts_with(link));
+        self.shares.retain(|share| !reached(&share.target));
+        self.links.retain(|(link, _)| !reached(link));
+    }
+
     /// Makes the symlinks in `rootfs`, howdah's own directory; what is there already stays.
     ///
     /// # Errors
     /// An I/O error, with the path that it happened on.
     pub fn make_links(&self, rootfs: &Path) -> Result<(), (PathBuf, std::io::Error)> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |errno: Errno| (path, errno.into())
+        };
+        let root = paths::open_trusted(rootfs).map_err(failed(rootfs))?;
         for (link, says) in &self.links {
             let path = rootfs.join(link.strip_prefix("/").unwrap_or(link));
-            if path.symlink_metadata().is_ok() {
-                continue;
+            let (Some(parent), Some(name)) = (link.parent(), link.file_name()) else { continue };
+            paths::make_point(root.as_fd(), parent, false).map_err(failed(&path))?;
+            let parent = paths::open_inside(root.as_fd(), parent).map_err(failed(&path))?;
+            match symlinkat(says, Some(parent.as_raw_fd()), name) {
+                Ok(()) | Err(Errno::EEXIST) => {}
+                Err(errno) => return Err(failed(&path)(errno)),
             }
-            let parent = path.parent().unwrap_or(rootfs);
-            let made = fs::create_dir_all(parent).and_then(|()| symlink(says, &path));
-            made.map_err(|error| (path, error))?;
         }
         Ok(())
     }
@@ -184,6 +196,8 @@ impl Layout {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     fn image(build: impl Fn(&Path)) -> (tempfile::TempDir, Image) {

@@ -11,11 +11,14 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+
 pub use etc::{Owner, write_etc};
 pub use layout::{Layout, Share};
 
 use crate::config::pool::ImageRef;
 use crate::config::types::AbsPath;
+use crate::{paths, sys};
 
 /// Why an image cannot be used. One line each.
 #[derive(Debug, thiserror::Error)]
@@ -38,12 +41,21 @@ pub enum ImageError {
         binary: PathBuf,
     },
     /// A file or directory of the image cannot be read.
-    #[error("image: {}: {error}", path.display())]
+    #[error("image: {}: {}", path.display(), sys::told(.error))]
     Unreadable {
         /// Which.
         path: PathBuf,
         /// Why.
         error: std::io::Error,
+    },
+    /// The way to the image goes through somebody's symlink.
+    #[error(
+        "image {}: the way to it goes through a symlink that does not belong to root: name the real directory",
+        image.display()
+    )]
+    ForeignLink {
+        /// The directory.
+        image: PathBuf,
     },
     /// A mount's target goes through a symlink.
     #[error(
@@ -84,16 +96,20 @@ impl Image {
     /// # Errors
     /// The image cannot be read or has no php-fpm.
     pub fn locate(reference: &ImageRef, binary: Option<&AbsPath>) -> Result<Self, ImageError> {
-        let (root, words) = match reference {
-            ImageRef::Host => (PathBuf::from("/"), "host".to_owned()),
-            ImageRef::Directory(path) => (path.as_path().to_owned(), path.to_string()),
+        let root = match reference {
+            ImageRef::Host => PathBuf::from("/"),
+            ImageRef::Directory(path) => path.as_path().to_owned(),
         };
+        paths::open_trusted(&root).map_err(|errno| match errno {
+            Errno::ELOOP => ImageError::ForeignLink { image: root.clone() },
+            other => ImageError::Unreadable { path: root.clone(), error: other.into() },
+        })?;
         fs::read_dir(&root).map_err(|error| ImageError::Unreadable { path: root.clone(), error })?;
         if let Some(binary) = binary {
             let binary = binary.as_path().to_owned();
             return match layout::exists_inside(&root, &binary) {
                 true => Ok(Self { root, binary }),
-                false => Err(ImageError::NoBinary { image: words, binary }),
+                false => Err(ImageError::NoBinary { image: reference.to_string(), binary }),
             };
         }
         let candidates = PLACES.iter().flat_map(|place| {
@@ -104,7 +120,7 @@ impl Image {
         });
         match candidates.max() {
             Some((_, binary)) => Ok(Self { root, binary }),
-            None => Err(ImageError::NoPhpFpm { image: words }),
+            None => Err(ImageError::NoPhpFpm { image: reference.to_string() }),
         }
     }
 

@@ -73,6 +73,10 @@ pub struct Generation {
     pub began: Instant,
     /// Where the time went.
     pub phases: Phases,
+    /// Whether its start was good.
+    pub serves: bool,
+    /// What it has said while it started; told when it is known how the start went.
+    pub held: Vec<Line>,
     log: OwnedFd,
     lines: Lines,
     last: VecDeque<Line>,
@@ -107,6 +111,8 @@ impl Generation {
             activity: Activity::default(),
             began,
             phases,
+            serves: false,
+            held: Vec::new(),
             log,
             lines: Lines::default(),
             last: VecDeque::new(),
@@ -131,6 +137,8 @@ impl Generation {
             activity: Activity::read(pid),
             began: Instant::now(),
             phases: Phases::default(),
+            serves: true,
+            held: Vec::new(),
             log,
             lines: Lines::default(),
             last: VecDeque::new(),
@@ -143,7 +151,7 @@ impl Generation {
     }
 
     /// Reads what it has written since the last time; false at the end of it.
-    pub fn read_log(&mut self, mut each: impl FnMut(&Line)) -> bool {
+    pub fn read_log(&mut self, mut each: impl FnMut(Line)) -> bool {
         let mut bytes = [0; 16 << 10];
         // Bounded: a tenant who writes without pause must not keep howdah here.
         for _ in 0..16 {
@@ -162,13 +170,13 @@ impl Generation {
         true
     }
 
-    fn keep(&mut self, line: &str, each: &mut impl FnMut(&Line)) {
+    fn keep(&mut self, line: &str, each: &mut impl FnMut(Line)) {
         let line = classify(line);
-        each(&line);
         if self.last.len() == KEPT_LINES {
             self.last.pop_front();
         }
-        self.last.push_back(line);
+        self.last.push_back(line.clone());
+        each(line);
     }
 
     /// php-fpm's own reason among its last lines.

@@ -3,15 +3,18 @@
 //! first start and again when something it rests on has changed.
 
 use std::collections::HashMap;
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read, Seek};
-use std::os::fd::{AsFd, OwnedFd};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::Mode;
 use oci_spec::OciSpecError;
 use oci_spec::runtime::Spec;
 use seccompiler::BpfProgram;
@@ -24,9 +27,9 @@ use crate::fpm::probe::{self, Info, ProbeError};
 use crate::fpm::tenant::{TenantError, read_tenant_file};
 use crate::image::{Image, ImageError, Layout, Owner, write_etc};
 use crate::sandbox::seccomp::{self, SeccompError};
-use crate::sandbox::step::StepError;
-use crate::sandbox::{self, Launched, Outcome, Plan, mounts};
-use crate::spec;
+use crate::sandbox::step::{Step, StepError};
+use crate::sandbox::{self, Outcome, Plan, mounts};
+use crate::{paths, spec, sys};
 
 /// Why a pool cannot be started; one line each.
 #[derive(Debug, thiserror::Error)]
@@ -46,9 +49,17 @@ pub enum PrepareError {
     /// The tenant's own php-fpm configuration.
     #[error(transparent)]
     Tenant(#[from] TenantError),
-    /// What php-fpm says of itself.
+    /// The extensions that the pool file asks for.
     #[error(transparent)]
-    Probe(#[from] ProbeError),
+    Extensions(#[from] ProbeError),
+    /// What the image's php-fpm says of itself.
+    #[error("image {image}: {error}")]
+    Unfit {
+        /// "host" or the directory.
+        image: ImageRef,
+        /// What is wrong with it.
+        error: ProbeError,
+    },
     /// A value that an OCI spec does not allow.
     #[error("OCI spec: {0}")]
     Spec(#[from] OciSpecError),
@@ -56,7 +67,7 @@ pub enum PrepareError {
     #[error(transparent)]
     Step(#[from] StepError),
     /// A file of howdah's own.
-    #[error("{}: {error}", path.display())]
+    #[error("{}: {}", path.display(), sys::told(.error))]
     File {
         /// Which.
         path: PathBuf,
@@ -64,8 +75,10 @@ pub enum PrepareError {
         error: io::Error,
     },
     /// php-fpm did not even tell its version.
-    #[error("{} -i: {reason}", binary.display())]
+    #[error("image {image}: {} -i: {reason}", binary.display())]
     Silent {
+        /// "host" or the directory.
+        image: ImageRef,
         /// php-fpm.
         binary: PathBuf,
         /// How it failed.
@@ -178,8 +191,10 @@ impl Workshop {
         }
         let image = Image::locate(&pool.image, pool.fpm.binary.as_ref())?;
         let profile = self.profile(pool, places)?;
-        let text = ask_php(&image, pool, &profile, places)?;
-        let info = Info::parse(&text, &image.binary)?;
+        let seccomp = self.filter(&profile)?;
+        let text = ask_php(&image, pool, (&profile, seccomp), places)?;
+        let info = Info::parse(&text, &image.binary)
+            .map_err(|error| PrepareError::Unfit { image: pool.image.clone(), error })?;
         let mut paths = vec![image.on_host(&image.binary), image.on_host(Path::new("/etc"))];
         paths.extend(image.on_host(&image.binary).parent().map(Path::to_owned));
         paths.extend(info.loaded_ini.iter().chain(&info.scan_dir).map(|path| image.on_host(path)));
@@ -246,6 +261,7 @@ impl Workshop {
         let spec = spec::build(&spec::Input {
             pool,
             profile: &profile,
+            image: &image.root,
             layout: &layout,
             rootfs,
             state: &state,
@@ -337,8 +353,9 @@ fn chosen_extensions(
     let mut files =
         vec![("howdah/php.d/00-howdah.ini".to_owned(), "; extensions chosen by the pool file\n".to_owned())];
     for path in selected {
-        let source = fs::canonicalize(image.on_host(&path)).unwrap_or_else(|_| image.on_host(&path));
-        let text = fs::read_to_string(&source).map_err(|error| PrepareError::File { path: source, error })?;
+        // The image's php-fpm named it, and whoever made the image: it must not be a file of the host.
+        let text = paths::read_in_root(&image.root, &path)
+            .map_err(|error| PrepareError::File { path: image.on_host(&path), error })?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         files.push((format!("howdah/php.d/{name}"), text));
     }
@@ -403,7 +420,12 @@ fn check_state(pool: &Pool, path: &Path) -> Result<(), PrepareError> {
 }
 
 /// `php-fpm -i`, run in a sandbox like the pool's own: the image may be anybody's.
-fn ask_php(image: &Image, pool: &Pool, profile: &Profile, places: &Places) -> Result<String, PrepareError> {
+fn ask_php(
+    image: &Image,
+    pool: &Pool,
+    (profile, seccomp): (&Profile, Rc<[BpfProgram]>),
+    places: &Places,
+) -> Result<String, PrepareError> {
     let bare = Pool { mounts: Vec::new(), network: Network::None, limits: Limits::default(), ..pool.clone() };
     let scratch = places.runtime.join(format!("probe-{}", pool.name));
     let rootfs = scratch.join("rootfs");
@@ -412,6 +434,7 @@ fn ask_php(image: &Image, pool: &Pool, profile: &Profile, places: &Places) -> Re
     let spec = spec::build(&spec::Input {
         pool: &bare,
         profile,
+        image: &image.root,
         layout: &layout,
         rootfs: &rootfs,
         state: &[],
@@ -419,46 +442,56 @@ fn ask_php(image: &Image, pool: &Pool, profile: &Profile, places: &Places) -> Re
         env: vec!["PATH=/usr/sbin:/usr/bin".to_owned()],
     })?;
     make_root(pool, &rootfs, &layout, &spec, &[])?;
-    let answer = run_to_end(&spec, &scratch);
+    let answer = run_to_end(&spec, seccomp);
     let _ = fs::remove_dir_all(&scratch);
     let text = answer?;
     if text.is_empty() {
         let reason = "no output: does it run on this machine? try it by hand".to_owned();
-        return Err(PrepareError::Silent { binary: image.binary.clone(), reason });
+        let binary = image.binary.clone();
+        return Err(PrepareError::Silent { image: pool.image.clone(), binary, reason });
     }
     Ok(text)
 }
 
-/// Runs the spec's program to its end, at most ten seconds, and returns what it wrote.
-fn run_to_end(spec: &Spec, scratch: &Path) -> Result<String, PrepareError> {
-    let path = scratch.join("output");
-    let file = |error| PrepareError::File { path: path.clone(), error };
-    let mut output = File::options().read(true).write(true).create_new(true).open(&path).map_err(file)?;
-    let null = File::open("/dev/null").map_err(file)?;
-    let copy = || output.try_clone().map(OwnedFd::from).map_err(file);
-    let plan = Plan::new(spec, Rc::new([]), vec![null.into(), copy()?, copy()?])?;
+/// The most that `php-fpm -i` says: ten times what it says with every extension.
+const ANSWER_LIMIT: usize = 1 << 20;
+
+/// Runs the spec's program until it ends or falls silent for ever, at most ten
+/// seconds, and returns what it wrote.
+fn run_to_end(spec: &Spec, seccomp: Rc<[BpfProgram]>) -> Result<String, PrepareError> {
+    let refuse = |errno: Errno| StepError::new(Step::ArrangeDescriptors, "(for php-fpm -i)", errno);
+    let (answer, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(refuse)?;
+    let null = nix::fcntl::open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        .map(sys::owned)
+        .map_err(refuse)?;
+    let copy = writer.try_clone().map_err(|_| refuse(Errno::EMFILE))?;
+    let plan = Plan::new(spec, seccomp, vec![null, copy, writer])?;
     let launched = sandbox::launch(&plan, None)?;
+    // And with it our ends of the pipe for writing.
     drop(plan);
-    let ended = wait_for_end(&launched, Duration::from_secs(10));
+    let text = read_answer(answer, Instant::now() + Duration::from_secs(10));
+    launched.kill();
+    let _ = nix::sys::wait::waitpid(launched.pid, None);
     if let Outcome::Failed(error) = launched.outcome() {
         return Err(error.into());
     }
-    if !ended {
-        launched.kill();
-        wait_for_end(&launched, Duration::from_secs(10));
-    }
-    let mut text = Vec::new();
-    output.rewind().and_then(|()| output.read_to_end(&mut text)).map_err(file)?;
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// Waits for the end and reaps; false if the time was over first.
-fn wait_for_end(launched: &Launched, limit: Duration) -> bool {
-    let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
-    let mut ends = [PollFd::new(launched.pidfd.as_fd(), PollFlags::POLLIN)];
-    if !matches!(poll(&mut ends, timeout), Ok(1)) {
-        return false;
+/// Reads until the end of the file, `until`, or more than anybody has to say.
+fn read_answer(answer: OwnedFd, until: Instant) -> Vec<u8> {
+    let mut text = Vec::new();
+    let mut bytes = [0; 16 << 10];
+    while text.len() < ANSWER_LIMIT {
+        let left = PollTimeout::try_from(until.saturating_duration_since(Instant::now()));
+        let mut ends = [PollFd::new(answer.as_fd(), PollFlags::POLLIN)];
+        if !matches!(poll(&mut ends, left.unwrap_or(PollTimeout::ZERO)), Ok(1)) {
+            break;
+        }
+        match nix::unistd::read(answer.as_raw_fd(), &mut bytes) {
+            Ok(0) | Err(_) => break,
+            Ok(length) => text.extend(&bytes[..length]),
+        }
     }
-    let _ = nix::sys::wait::waitpid(launched.pid, None);
-    true
+    text
 }

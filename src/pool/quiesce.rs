@@ -223,7 +223,13 @@ fn switches(pid: Pid) -> Option<u64> {
 
 /// Whether any worker holds a connection from one of `doors`. The processes need not stand still.
 pub fn holds_connection(master: Pid, doors: &[Door]) -> bool {
-    workers(master).into_iter().any(|worker| has_connection(worker, doors).unwrap_or(true))
+    workers(master).into_iter().any(|worker| {
+        has_connection(worker, doors).unwrap_or_else(|error| {
+            // A worker that died while it was looked at holds nothing: to take it for one that
+            // serves would call a start good whose workers die one after the other.
+            !matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
+        })
+    })
 }
 
 /// Whether a request is in the generation; all of it must stand still.
@@ -272,8 +278,9 @@ fn has_connection(pid: Pid, doors: &[Door]) -> io::Result<bool> {
         };
         match sys::pidfd_getfd(pidfd.as_fd(), number) {
             Ok(socket) if !doors.iter().any(|door| door.admitted(&socket)) => {}
+            Ok(_) => return Ok(true),
             Err(nix::errno::Errno::EBADF) => {}
-            Ok(_) | Err(_) => return Ok(true),
+            Err(errno) => return Err(errno.into()),
         }
     }
     Ok(false)

@@ -34,6 +34,8 @@ pub struct Slot {
     pub clock: Option<Instant>,
     /// Whether the sockets are watched.
     pub watched: bool,
+    /// Whether its own sockets let nobody new in any more.
+    pub shut: bool,
     prepared: Option<Box<Prepared>>,
     doors: Vec<Door>,
 }
@@ -95,6 +97,7 @@ impl Slot {
             successor: None,
             clock: None,
             watched: false,
+            shut: false,
             prepared: None,
             doors: Vec::new(),
         }
@@ -112,6 +115,7 @@ impl Slot {
     pub fn succeed(&mut self, pool: Pool, jitter: f64) {
         self.machine = machine_of(&pool, jitter);
         self.pool = pool;
+        self.shut = false;
         self.prepared = None;
     }
 
@@ -125,6 +129,8 @@ impl Slot {
         places: &Places,
         base: Option<&Base>,
     ) -> Result<Vec<String>, StartError> {
+        // Counted before anything can fail, so that each failure has a number of its own.
+        self.record.generation += 1;
         let mut notices = Vec::new();
         if !self.prepared.as_ref().is_some_and(|prepared| prepared.is_fresh()) {
             self.prepared = None;
@@ -137,7 +143,6 @@ impl Slot {
         let Some(prepared) = &self.prepared else { return Ok(notices) };
         self.doors = self.listeners.iter().map(Door::of).collect::<Result<_, _>>()?;
         self.listeners.iter().try_for_each(Listener::make_blocking)?;
-        self.record.generation += 1;
         self.record.configuration = Some(fingerprint(&self.pool));
         let sockets: Vec<_> = self.listeners.iter().map(AsFd::as_fd).collect();
         self.generation =
@@ -150,9 +155,14 @@ impl Slot {
         self.listeners.iter().any(Listener::has_waiting)
     }
 
-    /// Whether a connection waits that no other howdah will ever serve.
+    /// Whether a connection waits that neither a successor nor another howdah will ever serve.
     pub fn has_own_waiting(&self) -> bool {
-        self.successor.is_none() && self.listeners.iter().any(|one| !one.is_passed() && one.has_waiting())
+        !self.leaves_its_queue() && self.listeners.iter().any(|one| !one.is_passed() && one.has_waiting())
+    }
+
+    /// Whether a successor gets the sockets with all that waits on them.
+    pub fn leaves_its_queue(&self) -> bool {
+        self.successor.is_some() && !self.shut
     }
 
     /// Whether the connection that made the pool start has been accepted: nothing

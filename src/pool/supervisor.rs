@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 
 use super::activation::{self, Listener};
 use super::adoption::{Adopted, Fate, Found};
+use super::generation::Generation;
 use super::machine::{Action, After, Event, State};
 use super::prepare::{Places, Workshop};
 use super::quiesce::{self, Door};
@@ -23,7 +24,7 @@ use super::refuse::Refused;
 use super::slot::{self, Slot};
 use crate::config::pool::Pool;
 use crate::config::types::Listen;
-use crate::fpm::log::{Kind, Line};
+use crate::fpm::log::Kind;
 use crate::journal::{self, Level, Origin};
 use crate::sandbox::Outcome;
 use crate::sandbox::cgroup::Base;
@@ -123,6 +124,8 @@ impl Token {
 
 /// Connections on their way to a 503; more wait in the queue.
 const MOST_REFUSED: usize = 256;
+/// Bytes of lines that are held back while a generation starts.
+const MOST_HELD: usize = 1 << 20;
 /// How often a generation that is freezing is asked whether it stands still.
 const FREEZE_ASK: Duration = Duration::from_micros(200);
 /// How many times of that before the loop goes on with something else.
@@ -144,12 +147,14 @@ pub struct Supervisor {
     /// Pools that are freezing.
     freezing: Vec<usize>,
     refused: Vec<Option<Refused>>,
+    /// Pools with connections for which there was no room among the refused.
+    crowded: Vec<usize>,
     workshop: Workshop,
     base: Option<Base>,
     has_run: bool,
     ending: bool,
-    /// The pools or their sockets have changed since the roll was written.
-    roll_is_old: bool,
+    /// Whether pools came or went since the roll was written.
+    stale_roll: bool,
 }
 
 impl Supervisor {
@@ -182,20 +187,21 @@ impl Supervisor {
             queue: VecDeque::new(),
             freezing: Vec::new(),
             refused: Vec::new(),
+            crowded: Vec::new(),
             workshop: Workshop::default(),
             base,
             has_run: false,
             ending: false,
-            roll_is_old: false,
+            stale_roll: false,
         };
         for admission in pools {
             supervisor.admit(admission)?;
         }
-        supervisor.write_roll();
         Ok(supervisor)
     }
 
-    /// Asks each image what php it has, so that no visitor waits for that.
+    /// Asks each image what php it has, so that no visitor waits for that; then
+    /// `ps` may see the pools, for nothing of howdah's own runs any more.
     pub fn warm_up(&mut self) {
         let pools: Vec<Pool> = {
             let mut seen = std::collections::HashSet::new();
@@ -211,6 +217,7 @@ impl Supervisor {
                 );
             }
         }
+        self.write_roll();
     }
 
     fn admit(&mut self, admission: Admission) -> nix::Result<()> {
@@ -230,6 +237,11 @@ impl Supervisor {
         let pid = generation.process.pid;
         slot.adopt(generation, doors, Instant::now());
         slot.successor = (fate == Fate::Replace).then(|| slot.pool.clone());
+        // It was on its way out already, or somebody removed a socket's file: its sockets are made anew.
+        slot.shut = slot.listeners.iter().any(|one| !one.is_reachable());
+        if slot.shut {
+            slot.listeners.iter_mut().for_each(|one| drop(one.stop_accepting_new()));
+        }
         self.slots.push(Some(slot));
         self.has_run = true;
         self.listen_to_generation(index)?;
@@ -258,6 +270,9 @@ impl Supervisor {
             self.settle();
             if self.is_over(began) {
                 return Ok(());
+            }
+            if std::mem::take(&mut self.stale_roll) {
+                self.write_roll();
             }
             let count = match self.epoll.wait(&mut events, self.timeout(began)) {
                 Err(Errno::EINTR) => continue,
@@ -346,7 +361,8 @@ impl Supervisor {
     fn drain(&mut self, index: usize, wait: Duration) {
         let Some(slot) = &mut self.slots[index] else { return };
         slot.successor = slot.successor.take().filter(|_| !self.ending);
-        if slot.successor.is_none() {
+        if slot.successor.is_none() && !slot.shut {
+            slot.shut = true;
             for listener in &mut slot.listeners {
                 if let Err(error) = listener.stop_accepting_new() {
                     let origin = Origin { pool: Some(slot.pool.name.as_str()), generation: None };
@@ -403,7 +419,7 @@ impl Supervisor {
             self.watch(index, true);
         }
         self.write_record(index);
-        self.roll_is_old = true;
+        self.stale_roll = true;
     }
 
     fn on_status(&mut self, index: usize) {
@@ -431,16 +447,21 @@ impl Supervisor {
     fn on_log(&mut self, index: usize) {
         let Some(slot) = &mut self.slots[index] else { return };
         let Some(generation) = &mut slot.generation else { return };
-        let origin = Origin { pool: Some(slot.pool.name.as_str()), generation: Some(generation.number) };
-        let mut ready = false;
-        let open = generation.read_log(|line| {
-            ready |= line.kind == Kind::Ready;
-            tell_line(origin, line);
-        });
+        let mut said = Vec::new();
+        let open = generation.read_log(|line| said.push(line));
         if !open {
             let _ = self.epoll.delete(generation.log());
         }
-        if ready && matches!(slot.machine.state(), State::Starting { .. }) {
+        let starting = matches!(slot.machine.state(), State::Starting { .. });
+        let ready = said.iter().any(|line| line.kind == Kind::Ready);
+        generation.held.extend(said);
+        // A failure is to be one line, not a worker's last words a hundred times.
+        if generation.serves
+            || generation.held.iter().map(|line| line.text.len() + 64).sum::<usize>() > MOST_HELD
+        {
+            tell_lines(&slot.pool, generation, Level::Error);
+        }
+        if ready && starting {
             let phases = &mut generation.phases;
             let before = phases.cgroup + phases.plan + phases.clone + phases.walls;
             phases.ready = generation.began.elapsed().saturating_sub(before);
@@ -486,6 +507,7 @@ impl Supervisor {
             .iter_mut()
             .filter(|one| one.as_ref().is_some_and(|one| one.until <= now))
             .for_each(|one| *one = None);
+        self.make_room();
     }
 
     // ---- from events to actions
@@ -511,9 +533,6 @@ impl Supervisor {
             if after == State::Ended {
                 self.remove(index);
             }
-        }
-        if self.roll_is_old && !self.ending {
-            self.write_roll();
         }
     }
 
@@ -607,9 +626,10 @@ impl Supervisor {
 
     /// Lets go of a generation that has ended, and of what is left of it on the host.
     fn forget_generation(&mut self, index: usize) {
-        let Some(generation) = self.slots[index].as_mut().and_then(|slot| slot.generation.take()) else {
-            return;
-        };
+        let Some(slot) = &mut self.slots[index] else { return };
+        let Some(mut generation) = slot.generation.take() else { return };
+        // What is still held is of a start that failed: its reason has been told.
+        tell_lines(&slot.pool, &mut generation, Level::Debug);
         generation.process.kill();
         for fd in [generation.process.status.as_fd(), generation.process.pidfd.as_fd(), generation.log()] {
             let _ = self.epoll.delete(fd);
@@ -631,6 +651,8 @@ impl Supervisor {
         let Some(slot) = &mut self.slots[index] else { return };
         let Some(generation) = &mut slot.generation else { return };
         let took = generation.began.elapsed();
+        generation.serves = true;
+        tell_lines(&slot.pool, generation, Level::Error);
         let phases = &mut generation.phases;
         let before = phases.cgroup + phases.plan + phases.clone + phases.walls + phases.ready;
         phases.accepted = took.saturating_sub(before);
@@ -664,6 +686,7 @@ impl Supervisor {
     /// One line for a failure, kept for `ps`.
     fn tell_failure(&mut self, index: usize, reason: &str) {
         let Some(slot) = &mut self.slots[index] else { return };
+        let reason = journal::one_line(reason);
         let text = format!("{reason} [{}.{}]", slot.pool.name, slot.record.generation);
         slot.record.last_error = Some(text.clone());
         self.tell(index, Level::Error, &text);
@@ -718,7 +741,7 @@ impl Supervisor {
         let Some(slot) = &self.slots[index] else { return };
         let Some(generation) = slot.generation.as_ref().filter(|one| !one.has_ended()) else { return };
         if let Err(error) = generation.freezer.thaw(generation.process.pid) {
-            let text = format!("cannot be thawed, and is ended: {error}");
+            let text = format!("cannot be thawed, and is ended: {}", sys::told(&error));
             self.signal(index, Signal::SIGKILL);
             self.tell(index, Level::Error, &text);
         }
@@ -735,7 +758,7 @@ impl Supervisor {
         let Some(slot) = &self.slots[index] else { return };
         // A successor, or the next howdah at systemd's socket, will serve them.
         let ended = *slot.machine.state() == State::Ended;
-        if ended && slot.successor.is_some() {
+        if ended && slot.leaves_its_queue() {
             return;
         }
         let now = Instant::now();
@@ -744,10 +767,13 @@ impl Supervisor {
             .deadline()
             .map_or(Duration::from_secs(1), |until| until.saturating_duration_since(now));
         let incident = format!("{}.{}", slot.pool.name, slot.record.generation);
-        let room = MOST_REFUSED.saturating_sub(self.refused.iter().flatten().count());
-        let listeners = slot.listeners.iter().filter(|one| !(ended && one.is_passed()));
-        let fresh: Vec<_> =
-            listeners.flat_map(|one| Refused::accept_all(one.as_fd(), room, retry, &incident, now)).collect();
+        let mut room = MOST_REFUSED.saturating_sub(self.refused.iter().flatten().count());
+        let mut fresh = Vec::new();
+        for listener in slot.listeners.iter().filter(|one| !(ended && one.is_passed())) {
+            let accepted = Refused::accept_all(listener.as_fd(), room, retry, &incident, now);
+            room -= accepted.len();
+            fresh.extend(accepted);
+        }
         for mut refused in fresh {
             if !refused.go_on() {
                 continue;
@@ -759,6 +785,24 @@ impl Supervisor {
                     self.refused.push(None);
                 }
                 self.refused[free] = Some(refused);
+            }
+        }
+        // Its sockets stay readable: watched, they would keep the loop awake until there is room.
+        if room == 0 && !ended {
+            self.watch(index, false);
+            self.crowded.push(index);
+        }
+    }
+
+    /// Watches the pools again that found no room, if there is some now.
+    fn make_room(&mut self) {
+        if self.crowded.is_empty() || self.refused.iter().flatten().count() >= MOST_REFUSED {
+            return;
+        }
+        for index in std::mem::take(&mut self.crowded) {
+            let state = self.slots[index].as_ref().map(|slot| *slot.machine.state());
+            if matches!(state, Some(State::Cold | State::Backoff { .. })) {
+                self.watch(index, true);
             }
         }
     }
@@ -793,7 +837,8 @@ impl Supervisor {
             match pools.iter().position(|pool| pool.name == slot.pool.name) {
                 Some(at) => {
                     let pool = pools.swap_remove(at);
-                    if pool != slot.pool {
+                    // One that drains, for an older file or for none, becomes what the file says last.
+                    if pool != slot.pool || slot.machine.is_draining() {
                         slot.successor = Some(pool);
                         self.drain(index, self.settings.places.drain);
                     }
@@ -824,21 +869,22 @@ impl Supervisor {
                 ),
             }
         }
-        self.write_roll();
+        self.stale_roll = true;
         let _ = libsystemd::daemon::notify(false, &[libsystemd::daemon::NotifyState::Ready]);
     }
 
     /// A drained pool goes, or becomes what its file says now.
     fn remove(&mut self, index: usize) {
-        self.roll_is_old = true;
         self.watch(index, false);
         let Some(mut slot) = self.slots[index].take() else { return };
+        self.stale_roll = true;
         self.queue.retain(|queued| *queued != index);
         if let Some(pool) = slot.successor.take() {
-            let (mut listeners, gone): (Vec<_>, Vec<_>) =
-                std::mem::take(&mut slot.listeners).into_iter().partition(|one| {
-                    one.is_passed() || (pool.listen.contains(one.address()) && one.is_reachable())
-                });
+            let keeps =
+                |one: &Listener| !slot.shut && pool.listen.contains(one.address()) && one.is_reachable();
+            let (mut listeners, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut slot.listeners)
+                .into_iter()
+                .partition(|one| one.is_passed() || keeps(one));
             close(gone);
             let completed = activation::complete(&pool, &mut listeners);
             slot.listeners = listeners;
@@ -864,8 +910,7 @@ impl Supervisor {
 
     // ---- what others read
 
-    fn write_roll(&mut self) {
-        self.roll_is_old = false;
+    fn write_roll(&self) {
         let entry = |slot: &Slot| Entry {
             pool: slot.pool.name.to_string(),
             listen: slot.listeners.iter().map(|one| one.address().to_string()).collect(),
@@ -900,7 +945,7 @@ impl Supervisor {
             journal::line(
                 Level::Warning,
                 Origin::default(),
-                &format!("{runtime}: state not written: {error}"),
+                &format!("{runtime}: state not written: {}", sys::told(&error)),
             );
         }
     }
@@ -931,15 +976,18 @@ fn jitter(index: usize) -> f64 {
     (index as f64 * 0.618_033_988_75).fract()
 }
 
-/// One line of php-fpm or of a tenant's program.
-fn tell_line(origin: Origin<'_>, line: &Line) {
-    let (level, who) = match line.kind {
-        Kind::Ready | Kind::Notice => (Level::Debug, "php-fpm"),
-        Kind::Warning => (Level::Warning, "php-fpm"),
-        Kind::Error | Kind::Alert => (Level::Error, "php-fpm"),
-        Kind::Worker => (Level::Notice, "worker"),
-        Kind::Access => (Level::Info, "access"),
-        Kind::Slow => (Level::Notice, "slow"),
-    };
-    journal::line(level, origin, &format!("{who}: {}", line.text));
+/// Tells what a generation has said; each line is at most as important as `most`.
+fn tell_lines(pool: &Pool, generation: &mut Generation, most: Level) {
+    let origin = Origin { pool: Some(pool.name.as_str()), generation: Some(generation.number) };
+    for line in std::mem::take(&mut generation.held) {
+        let (level, who) = match line.kind {
+            Kind::Ready | Kind::Notice => (Level::Debug, "php-fpm"),
+            Kind::Warning => (Level::Warning, "php-fpm"),
+            Kind::Error | Kind::Alert => (Level::Error, "php-fpm"),
+            Kind::Worker => (Level::Notice, "worker"),
+            Kind::Access => (Level::Info, "access"),
+            Kind::Slow => (Level::Notice, "slow"),
+        };
+        journal::line(level.max(most), origin, &format!("{who}: {}", line.text));
+    }
 }

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::Pid;
 
+use crate::sys;
+
 /// A cgroup that could not be made or set as asked.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
@@ -16,7 +18,7 @@ pub enum CgroupError {
     #[error("no cgroup v2 is mounted (looked in /proc/self/mountinfo): mount it on /sys/fs/cgroup")]
     NotMounted,
     /// A file or directory of the hierarchy refused.
-    #[error("cgroup {}: {error}", path.display())]
+    #[error("cgroup {}: {}", path.display(), sys::told(.error))]
     Refused {
         /// The file or directory.
         path: PathBuf,

@@ -21,7 +21,7 @@ use super::mounts::{self, Tree};
 use super::plan::{Identity, Plan};
 use super::step::{At, Step, StepError};
 use super::{landlock, seccomp};
-use crate::sys;
+use crate::{paths, sys};
 
 /// Exit status of a child that could not become its program; the reason is on the status pipe.
 const NOT_EXECUTED: i32 = 70;
@@ -134,7 +134,7 @@ fn mask_paths(masked: &[PathBuf], readonly: &[PathBuf], root: BorrowedFd<'_>) ->
     for path in masked.iter().chain(readonly) {
         let words = path.display().to_string();
         let inside = path.strip_prefix("/").unwrap_or(path);
-        let target = match mounts::open_inside(root, inside) {
+        let target = match paths::open_inside(root, inside) {
             Err(Errno::ENOENT | Errno::ENOTDIR) => continue,
             other => other.at(Step::MaskPath, &words)?,
         };
@@ -147,7 +147,7 @@ fn mask_paths(masked: &[PathBuf], readonly: &[PathBuf], root: BorrowedFd<'_>) ->
             let attributes = sys::attr::RDONLY | sys::attr::NOSUID | sys::attr::NODEV | sys::attr::NOEXEC;
             sys::new_mount(c"tmpfs", &options, attributes).at(Step::MaskPath, &words)?
         } else {
-            let null = mounts::open_inside(root, Path::new("dev/null")).at(Step::MaskPath, &words)?;
+            let null = paths::open_inside(root, Path::new("dev/null")).at(Step::MaskPath, &words)?;
             sys::open_tree_clone(null.as_fd(), c"", false).at(Step::MaskPath, &words)?
         };
         sys::attach(cover.as_fd(), target.as_fd()).at(Step::MaskPath, &words)?;

@@ -2,18 +2,15 @@
 //! the attaching of them, which a child does in its own mount namespace.
 
 use std::ffi::CString;
-use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::OFlag;
 use oci_spec::runtime::Mount;
 
 use super::step::{At, Step, StepError};
-use crate::sys;
+use crate::{paths, sys};
 
 /// One mount, ready to be attached: everything that could be refused has been.
 pub(super) struct Tree {
@@ -80,21 +77,41 @@ fn refused(step: Step, mount: &Mount, errno: Errno) -> StepError {
     StepError::new(step, words(mount), errno)
 }
 
-/// A detached, private copy of the host's `path` with `attributes`.
-pub(super) fn bind(path: &Path, attributes: u64, recursive: bool, what: &str) -> Result<OwnedFd, StepError> {
-    let source = CString::new(path.as_os_str().as_bytes())
-        .map_err(|_| StepError::new(Step::AttachMount, what, Errno::EINVAL))?;
-    // An absolute path: the directory is not looked at.
-    let tree = nix::fcntl::open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
-        .map_err(|errno| StepError::new(Step::AttachMount, what, errno))
-        .map(sys::owned)?;
-    let tree = sys::open_tree_clone(tree.as_fd(), &source, recursive).at(Step::AttachMount, what)?;
-    sys::restrict_tree(tree.as_fd(), attributes, recursive).at(Step::AttachMount, what)?;
+/// A detached, private copy of what `source` is open on, with `attributes`.
+pub(super) fn bind(
+    source: BorrowedFd<'_>,
+    attributes: u64,
+    recursive: bool,
+    what: &str,
+) -> Result<OwnedFd, StepError> {
+    let tree = sys::open_tree_clone(source, c"", recursive).at(Step::OpenSource, what)?;
+    sys::restrict_tree(tree.as_fd(), attributes, recursive).at(Step::OpenSource, what)?;
     Ok(tree)
 }
 
+/// Where the sources of mounts are looked up.
+#[derive(Clone, Copy)]
+pub(super) enum Sources<'a> {
+    /// On the host, by way of symlinks of root only.
+    Host,
+    /// In the image whose directory has this path and is open as this: no symlink of it leads out.
+    Image(&'a Path, BorrowedFd<'a>),
+}
+
+impl Sources<'_> {
+    pub(super) fn open(self, path: &Path) -> nix::Result<OwnedFd> {
+        match self {
+            Self::Host => paths::open_trusted(path),
+            Self::Image(root, directory) => {
+                let inside = path.strip_prefix(root).map_err(|_| Errno::EXDEV)?;
+                paths::open_in_root(directory, inside, OFlag::O_PATH)
+            }
+        }
+    }
+}
+
 /// Makes the detached tree of one mount of the spec.
-pub(super) fn prepare(mount: &Mount) -> Result<Tree, StepError> {
+pub(super) fn prepare(mount: &Mount, sources: Sources<'_>) -> Result<Tree, StepError> {
     let options = options_of(mount)?;
     let source = match mount.typ().as_deref() {
         Some("proc") => Source::Proc { options: options.data, attributes: options.attributes },
@@ -105,7 +122,8 @@ pub(super) fn prepare(mount: &Mount) -> Result<Tree, StepError> {
         Some("bind") | None => {
             let path =
                 mount.source().as_deref().ok_or_else(|| refused(Step::AttachMount, mount, Errno::EINVAL))?;
-            Source::Detached(bind(path, options.attributes, options.recursive, &words(mount))?)
+            let source = sources.open(path).at(Step::OpenSource, path.display().to_string())?;
+            Source::Detached(bind(source.as_fd(), options.attributes, options.recursive, &words(mount))?)
         }
         Some(_) => return Err(refused(Step::AttachMount, mount, Errno::ENODEV)),
     };
@@ -117,7 +135,7 @@ pub(super) fn prepare(mount: &Mount) -> Result<Tree, StepError> {
 /// Attaches `tree` below `root`. No symlink is followed on the way: the root
 /// may hold a file system that somebody hostile has written (openat2(2)).
 pub(super) fn attach(tree: &Tree, root: BorrowedFd<'_>) -> Result<(), StepError> {
-    let target = open_inside(root, &tree.target).at(Step::AttachMount, &tree.words)?;
+    let target = paths::open_inside(root, &tree.target).at(Step::AttachMount, &tree.words)?;
     match &tree.source {
         Source::Detached(mount) => {
             sys::attach(mount.as_fd(), target.as_fd()).at(Step::AttachMount, &tree.words)
@@ -127,16 +145,6 @@ pub(super) fn attach(tree: &Tree, root: BorrowedFd<'_>) -> Result<(), StepError>
             sys::attach(proc.as_fd(), target.as_fd()).at(Step::MountProc, &tree.words)
         }
     }
-}
-
-/// Opens `path` below `root` with O_PATH, through no symlink and never outside.
-pub(super) fn open_inside(root: BorrowedFd<'_>, path: &Path) -> nix::Result<OwnedFd> {
-    use std::os::fd::AsRawFd;
-    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_SYMLINKS);
-    openat2(root.as_raw_fd(), path, how).map(sys::owned)
 }
 
 /// Makes the directories and files that later mounts of the spec need in the
@@ -151,33 +159,9 @@ pub(super) fn make_points_in_tmpfs(trees: &[Tree], mounts: &[Mount]) -> Result<(
             continue;
         };
         let inside = target.strip_prefix(base).unwrap_or(target);
-        if open_inside(tree.as_fd(), inside).is_err() {
-            make_point(tree.as_fd(), inside, is_file(mount))
+        if paths::open_inside(tree.as_fd(), inside).is_err() {
+            paths::make_point(tree.as_fd(), inside, is_file(mount))
                 .map_err(|errno| refused(Step::AttachMount, mount, errno))?;
-        }
-    }
-    Ok(())
-}
-
-/// mkdirat(2) for each part of `path` below `root`; the last may be an empty file.
-fn make_point(root: BorrowedFd<'_>, path: &Path, is_file: bool) -> nix::Result<()> {
-    use nix::sys::stat::{Mode, mkdirat};
-    use std::os::fd::AsRawFd;
-    let (root, mut way) = (root.as_raw_fd(), PathBuf::new());
-    let mut parts = path.components().peekable();
-    while let Some(part) = parts.next() {
-        way.push(part);
-        let made = if is_file && parts.peek().is_none() {
-            let flags = OFlag::O_CREAT | OFlag::O_CLOEXEC;
-            nix::fcntl::openat(Some(root), &way, flags, Mode::from_bits_truncate(0o644))
-                .map(sys::owned)
-                .map(drop)
-        } else {
-            mkdirat(Some(root), &way, Mode::from_bits_truncate(0o755))
-        };
-        match made {
-            Ok(()) | Err(Errno::EEXIST) => {}
-            Err(errno) => return Err(errno),
         }
     }
     Ok(())
@@ -193,33 +177,23 @@ fn is_file(mount: &Mount) -> bool {
 /// attached on: directories, or empty files for files. What lies below another
 /// mount must be there already.
 ///
-/// `rootfs` is howdah's own directory that no tenant can write, hence plain paths.
+/// `rootfs` is howdah's own, but the symlinks in it say what the image's say.
 ///
 /// # Errors
 /// An I/O error, with the path that it happened on.
 pub fn make_mount_points(rootfs: &Path, mounts: &[Mount]) -> Result<(), (PathBuf, std::io::Error)> {
+    let root = paths::open_trusted(rootfs).map_err(|errno| (rootfs.to_owned(), errno.into()))?;
+    let make = |target: &Path, is_file| {
+        let made = paths::make_point(root.as_fd(), target, is_file);
+        made.map_err(|errno| (rootfs.join(target.strip_prefix("/").unwrap_or(target)), errno.into()))
+    };
     let mut covered: Vec<&Path> = Vec::new();
     for mount in mounts {
         let target = mount.destination();
         if !covered.iter().any(|above| target.starts_with(above)) {
-            make_mount_point(rootfs, target, is_file(mount))?;
+            make(target, is_file(mount))?;
         }
         covered.push(target);
     }
-    for device in DEVICES {
-        make_mount_point(rootfs, &Path::new("/dev").join(device), true)?;
-    }
-    Ok(())
-}
-
-fn make_mount_point(rootfs: &Path, target: &Path, is_file: bool) -> Result<(), (PathBuf, std::io::Error)> {
-    let inside: PathBuf = target.components().filter(|part| matches!(part, Component::Normal(_))).collect();
-    let path = rootfs.join(inside);
-    if path.symlink_metadata().is_ok() {
-        return Ok(());
-    }
-    let directory = if is_file { path.parent().unwrap_or(rootfs) } else { &path };
-    let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(directory);
-    let made = made.and_then(|()| if is_file { fs::write(&path, b"") } else { Ok(()) });
-    made.map_err(|error| (path, error))
+    DEVICES.iter().try_for_each(|device| make(&Path::new("/dev").join(device), true))
 }

@@ -8,7 +8,7 @@
 
 use std::collections::HashSet;
 use std::ffi::{CString, NulError};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -18,10 +18,10 @@ use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Mount, PosixR
 use seccompiler::BpfProgram;
 
 use super::landlock::{Rules, Use};
-use super::mounts::{self, Tree};
-use super::step::{Step, StepError};
-use crate::spec::{CLOSE_DESCRIPTORS, LANDLOCK, PREPARED_MOUNTS};
-use crate::sys;
+use super::mounts::{self, Sources, Tree};
+use super::step::{At, Step, StepError};
+use crate::spec::{CLOSE_DESCRIPTORS, IMAGE, LANDLOCK, PREPARED_MOUNTS};
+use crate::{paths, sys};
 
 /// Depends on image and profile.
 pub(super) struct Prepare {
@@ -106,18 +106,19 @@ impl Plan {
         let prepared = annotation(spec, PREPARED_MOUNTS).and_then(|n| n.parse().ok()).unwrap_or(0);
         let (image, own) = mounts.split_at(mounts.len().min(prepared));
         let namespaces = namespaces(linux);
-        let mut trees = image.iter().map(mounts::prepare).collect::<Result<Vec<_>, _>>()?;
+        refuse_shared(namespaces)?;
+        let of_image = Path::new(annotation(spec, IMAGE).unwrap_or("/"));
+        let directory = paths::open_trusted(of_image)
+            .at(Step::OpenSource, format!("the image {}", of_image.display()))?;
+        let sources = Sources::Image(of_image, directory.as_fd());
+        let mut trees =
+            image.iter().map(|mount| mounts::prepare(mount, sources)).collect::<Result<Vec<_>, _>>()?;
         mounts::make_points_in_tmpfs(&trees, mounts)?;
         trees.extend(devices()?);
         let prepare = Prepare {
             namespaces: namespaces & !(libc::CLONE_NEWCGROUP as u64),
             cgroup_namespace: namespaces & libc::CLONE_NEWCGROUP as u64 != 0,
-            root: mounts::bind(
-                root.path(),
-                sys::attr::RDONLY | sys::attr::NOSUID | sys::attr::NODEV,
-                false,
-                &format!("{} on /", root.path().display()),
-            )?,
+            root: bind_root(root.path())?,
             trees,
             masked: paths(linux.masked_paths().as_deref()),
             readonly: paths(linux.readonly_paths().as_deref()),
@@ -127,13 +128,19 @@ impl Plan {
             capabilities: kept_capabilities(process)?,
         };
         let bind = Bind {
-            trees: own.iter().map(mounts::prepare).collect::<Result<_, _>>()?,
+            trees: own.iter().map(|mount| mounts::prepare(mount, Sources::Host)).collect::<Result<_, _>>()?,
             hostname: spec.hostname().clone().unwrap_or_default(),
             rlimits: rlimits(process)?,
             identity: identity(process, linux, namespaces),
         };
         Ok(Self { prepare, bind, release: release(spec, process, descriptors)? })
     }
+}
+
+fn bind_root(path: &Path) -> Result<OwnedFd, StepError> {
+    let words = format!("{} on /", path.display());
+    let source = Sources::Host.open(path).at(Step::OpenSource, &words)?;
+    mounts::bind(source.as_fd(), sys::attr::RDONLY | sys::attr::NOSUID | sys::attr::NODEV, false, &words)
 }
 
 fn annotation<'a>(spec: &'a Spec, key: &str) -> Option<&'a str> {
@@ -159,31 +166,47 @@ fn namespaces(linux: &Linux) -> u64 {
     linux.namespaces().iter().flatten().fold(0, |all, namespace| all | bits(namespace.typ()) as u64)
 }
 
+/// Without a mount namespace of its own the child would pivot the host's root;
+/// without a pid namespace what it started would outlive it.
+fn refuse_shared(namespaces: u64) -> Result<(), StepError> {
+    for (bit, name) in [(libc::CLONE_NEWNS, "mount"), (libc::CLONE_NEWPID, "pid")] {
+        if namespaces & bit as u64 == 0 {
+            return Err(StepError::new(
+                Step::Clone,
+                format!("(the spec has no {name} namespace)"),
+                Errno::EINVAL,
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// The host's harmless devices, each bound on its name: a user namespace may not make device nodes.
 fn devices() -> Result<Vec<Tree>, StepError> {
     let one = |name: &&str| {
         let path = Path::new("/dev").join(name);
         let words = format!("{} on {0}", path.display());
-        let tree = mounts::bind(&path, sys::attr::NOSUID | sys::attr::NOEXEC, false, &words)?;
+        let source = Sources::Host.open(&path).at(Step::OpenSource, &words)?;
+        let tree = mounts::bind(source.as_fd(), sys::attr::NOSUID | sys::attr::NOEXEC, false, &words)?;
         let target = Path::new("dev").join(name);
         Ok(Tree { words, target, fresh: false, source: mounts::Source::Detached(tree) })
     };
     mounts::DEVICES.iter().map(one).collect()
 }
 
-/// What Landlock allows: each mount for what its options say it is for, and
-/// reading of the root's own few files.
+/// What Landlock allows: each mount for what its options say it is for. Rights
+/// add up along a path, so that reading, which the root's own rule allows
+/// everywhere below it, needs no rule of its own at each mount.
 fn rules(mounts: &[Mount]) -> Rules {
     let mut rules = vec![(PathBuf::from("/"), Use::Read)];
-    for mount in mounts {
+    for mount in mounts.iter().filter(|mount| mount.typ().as_deref() != Some("proc")) {
         let has = |word: &str| mount.options().iter().flatten().any(|option| option == word);
         let purpose = match (has("ro"), has("noexec")) {
-            (true, true) => Use::Read,
+            (true, true) => continue,
             (true, false) => Use::Execute,
             (false, true) => Use::Write,
             (false, false) => Use::WriteExecute,
         };
-        let purpose = if mount.typ().as_deref() == Some("proc") { Use::Read } else { purpose };
         rules.push((mount.destination().clone(), purpose));
     }
     rules.extend(mounts::DEVICES.iter().map(|name| (Path::new("/dev").join(name), Use::Device)));

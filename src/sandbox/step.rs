@@ -25,6 +25,8 @@ macro_rules! steps {
 steps! {
     /// In the parent: clone3(2).
     Clone = "create namespaces",
+    /// In the parent: the source of a mount is opened and copied.
+    OpenSource = "open",
     /// In the parent: `/proc/PID/uid_map` and `gid_map`.
     MapIdentity = "map the uid and gid",
     /// Default signal dispositions and an empty mask.
@@ -101,7 +103,12 @@ impl StepError {
             (Step::Clone, Errno::EPERM | Errno::EINVAL) => {
                 ": this kernel or its settings do not allow user namespaces: see `howdah check`"
             }
-            (Step::AttachMount, Errno::ENOENT) => ": create it, or take the mount out of the pool file",
+            (Step::OpenSource, Errno::ELOOP) => {
+                ": the source goes through a symlink that does not belong to root: name the real directory"
+            }
+            (Step::AttachMount | Step::OpenSource, Errno::ENOENT) => {
+                ": create it, or take the mount out of the pool file"
+            }
             (Step::AttachMount, Errno::ELOOP) => {
                 ": its target goes through a symlink: name the real directory"
             }

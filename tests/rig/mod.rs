@@ -5,6 +5,7 @@
 pub mod nginx;
 pub mod torture;
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -53,7 +54,8 @@ impl Rig {
         assert!(nix::unistd::geteuid().is_root(), "this test needs root: run ./test");
         let directory = tempfile::Builder::new().prefix("howdah-test-").tempdir_in("/tmp").unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let rig = Self { directory, serve: None, arguments: Vec::new(), rootless: false, passed: None };
+        let arguments = vec!["-v".to_owned()];
+        let rig = Self { directory, serve: None, arguments, rootless: false, passed: None };
         fs::create_dir(rig.path("pools")).unwrap();
         rig.write("howdah.toml", &format!("[serve]\nstate_dir = {:?}\ndrain = \"5s\"\n", rig.path("state")));
         rig
@@ -94,13 +96,8 @@ impl Rig {
         path
     }
 
-    /// What serve keeps of a pool in its runtime directory.
-    pub fn record(&self, pool: &str) -> Record {
-        record::read(&record::record_file(&self.path("run"), pool)).unwrap_or_default()
-    }
-
     /// Writes the pool file `NAME.toml`: listens on `NAME.sock`, runs as [`TENANT`],
-    /// has the site `NAME/` (if it is there) as its document root; `more` is appended.
+    /// has the site `NAME/` (if it is there) as its document root; `more` is added.
     pub fn pool(&self, name: &str, more: &str) -> PathBuf {
         self.pool_of(name, TENANT.0, more)
     }
@@ -109,7 +106,10 @@ impl Rig {
     pub fn pool_of(&self, name: &str, user: &str, more: &str) -> PathBuf {
         let site = self.path(name);
         let mount = if site.is_dir() { format!("[[mount]]\nsource = {site:?}\n") } else { String::new() };
-        let text = format!("listen = {:?}\nuser = {user:?}\n{mount}{more}\n", self.socket(name));
+        // What stands before the first table must stand before the mount too.
+        let tables = if more.starts_with('[') { 0 } else { more.find("\n[").map_or(more.len(), |at| at + 1) };
+        let (top, tables) = more.split_at(tables);
+        let text = format!("listen = {:?}\nuser = {user:?}\n{top}\n{mount}{tables}\n", self.socket(name));
         self.write(&format!("pools/{name}.toml"), &text)
     }
 
@@ -138,6 +138,12 @@ impl Rig {
         self
     }
 
+    /// Without the `-v` that serve is given otherwise: its log is what an operator sees.
+    pub fn quiet(mut self) -> Self {
+        self.arguments.retain(|word| word != "-v");
+        self
+    }
+
     /// Adds arguments of serve.
     pub fn with(mut self, arguments: &[&str]) -> Self {
         self.arguments.extend(arguments.iter().map(|word| (*word).to_owned()));
@@ -146,29 +152,41 @@ impl Rig {
 
     /// Starts serve on `pools/` and waits until it is ready.
     pub fn serve(&mut self) -> &mut Self {
+        self.serve_under(&[], &[])
+    }
+
+    /// The same by the words `before`, to which serve's own command line is appended, in this environment.
+    pub fn serve_under(&mut self, before: &[&str], environment: &[(&str, &str)]) -> &mut Self {
+        self.start(before, environment);
+        self.wait_log("howdah: ready:");
+        self
+    }
+
+    /// Starts serve and does not wait: through the program `before` (which must
+    /// execute its arguments as itself), with more in its environment.
+    pub fn start(&mut self, before: &[&str], environment: &[(&str, &str)]) {
         // What an earlier serve of this rig said stands in `log.before`.
-        let before = File::options().append(true).create(true).open(self.path("log.before"));
-        before.unwrap().write_all(self.log().as_bytes()).unwrap();
+        let earlier = File::options().append(true).create(true).open(self.path("log.before"));
+        earlier.unwrap().write_all(self.log().as_bytes()).unwrap();
         let log = File::create(self.path("log")).unwrap();
-        let mut command = Command::new(HOWDAH);
-        if self.rootless {
-            command = Command::new(self.path("howdah"));
-            command.uid(TENANT.1).gid(TENANT.2);
-        }
+        let program = if self.rootless { self.path("howdah") } else { HOWDAH.into() };
+        let mut words: Vec<OsString> = before.iter().map(OsString::from).collect();
         let mut input = Stdio::null();
         if let Some((socket, name)) = &self.passed {
             // The shell becomes howdah: its pid is howdah's.
-            command = Command::new("sh");
-            let script = "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\"";
-            command.args(["-c", script, HOWDAH]).env("LISTEN_FDNAMES", name);
+            let script = "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=$0 exec \"$@\"";
+            words.extend(["sh", "-c", script, name].map(OsString::from));
             input = socket.try_clone().unwrap().into();
         }
-        command.args(["serve", "-v", "--runtime-dir"]).arg(self.path("run"));
+        words.push(program.into());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).args(["serve", "--runtime-dir"]).arg(self.path("run"));
         command.arg("--config").arg(self.path("howdah.toml")).args(&self.arguments).arg(self.path("pools"));
-        let child = command.stdin(input).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
-        self.serve = Some(child);
-        self.wait_log("howdah: ready:");
-        self
+        command.envs(environment.iter().copied()).stdin(input);
+        if self.rootless {
+            command.uid(TENANT.1).gid(TENANT.2);
+        }
+        self.serve = Some(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
     }
 
     /// The process id of serve.
@@ -207,6 +225,11 @@ impl Rig {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let all: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
         all.into_iter().find(|entry| entry["pool"] == pool).unwrap_or(Value::Null)
+    }
+
+    /// What `ps` reads of a pool, without a process for it; the default before its first start.
+    pub fn record(&self, pool: &str) -> Record {
+        record::read(&record::record_file(&self.path("run"), pool)).unwrap_or_default()
     }
 
     /// The state of a pool, as `ps` tells it.
@@ -279,6 +302,31 @@ impl Rig {
         let body = String::from_utf8_lossy(&response.body).into_owned();
         assert_eq!(response.status, 200, "{uri} of {pool}: {body}\n{}", self.log());
         body
+    }
+
+    /// What PHP `code` prints inside the pool, whose site is made by [`Rig::inside`].
+    pub fn php(&self, pool: &str, code: &str) -> String {
+        let response = self
+            .ask(pool, "/do.php", "POST", &[("Content-Type", "text/plain")], code.as_bytes())
+            .unwrap_or_else(|error| panic!("{code} in {pool}: {error}\n{}", self.log()));
+        let body = String::from_utf8_lossy(&response.body).into_owned();
+        assert_eq!(response.status, 200, "{code} in {pool}: {body}\n{}", self.log());
+        body
+    }
+
+    /// Writes a pool whose site does what [`Rig::php`] tells it.
+    pub fn inside(&self, name: &str, user: (&str, u32, u32), more: &str) {
+        self.site(name, "do.php", "<?php eval(file_get_contents('php://input'));", user);
+        // FFI calls any function of the C library: what PHP itself has no word for.
+        self.pool_of(name, user.0, &format!("{more}\n[php.admin_value]\n\"ffi.enable\" = \"true\"\n"));
+    }
+
+    /// The same with a profile that is `hosting` but for `profile`.
+    pub fn inside_without(&self, name: &str, profile: &str, more: &str) {
+        let file = self.profile(name, profile);
+        self.inside(name, TENANT, &format!("{more}\n"));
+        let text = fs::read_to_string(self.path(&format!("pools/{name}.toml"))).unwrap();
+        self.write(&format!("pools/{name}.toml"), &format!("profile = {file:?}\n{text}"));
     }
 
     /// Sends a signal to serve.

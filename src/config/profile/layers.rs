@@ -162,6 +162,11 @@ impl<'a> Layers<'a> {
                 let near = near(word.get_ref(), Namespace::ALL.map(Namespace::as_str));
                 return Err(layer.error(word.span(), format!("{:?} is no namespace{near}", word.get_ref())));
             };
+            // The root is built in the one, and php-fpm is process 1 of the other.
+            if matches!(namespace, Namespace::Mount | Namespace::Pid) {
+                let reason = format!("the {namespace} namespace cannot be shared: take it out of the list");
+                return Err(layer.error(word.span(), reason));
+            }
             own.remove(&namespace);
         }
         Ok(own)

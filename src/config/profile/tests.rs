@@ -92,12 +92,12 @@ fn every_wall_can_be_taken_down_and_is_then_listed() {
         "open.toml",
         "seccomp = \"off\"\nlandlock = false\nno_new_privs = false\nclose_descriptors = false\n\
          capabilities = [\"CAP_SYS_ADMIN\"]\nproc = \"full\"\n\
-         share = [\"user\", \"mount\", \"pid\", \"network\", \"ipc\", \"uts\", \"cgroup\"]\n\
+         share = [\"user\", \"network\", \"ipc\", \"uts\", \"cgroup\"]\n\
          masked_paths = [\"/proc/sys\"]\nreadonly_paths = [\"/proc/bus\", \"/proc/fs\"]\n\
          [limits]\nmemory = \"none\"\nswap = \"none\"\ntasks = \"none\"\nopen_files = \"none\"\ntmp = \"none\"\n",
     )])
     .unwrap();
-    assert!(profile.seccomp.is_none() && profile.namespaces.is_empty());
+    assert!(profile.seccomp.is_none() && profile.namespaces == [Namespace::Mount, Namespace::Pid].into());
     let weakened = profile.weakened();
     let expected = [
         "seccomp is off",
@@ -105,8 +105,6 @@ fn every_wall_can_be_taken_down_and_is_then_listed() {
         "no_new_privs is off",
         "inherited descriptors are kept",
         "the host's user namespace is shared",
-        "the host's mount namespace is shared",
-        "the host's pid namespace is shared",
         "the host's network namespace is shared",
         "the host's ipc namespace is shared",
         "the host's uts namespace is shared",
@@ -161,6 +159,11 @@ fn wrong_files_are_refused_in_one_line() {
             "DIR/x.toml:1: \"hostin\" is no filter: write \"hosting\", \"off\" or an absolute path",
         ),
         ("share = [\n\"ipcs\"]", "DIR/x.toml:2: \"ipcs\" is no namespace: did you mean \"ipc\"?"),
+        (
+            "share = [\"ipc\", \"mount\"]",
+            "DIR/x.toml:1: the mount namespace cannot be shared: take it out of the list",
+        ),
+        ("share = [\"pid\"]", "DIR/x.toml:1: the pid namespace cannot be shared: take it out of the list"),
         ("proc = \"some\"", "DIR/x.toml:1: \"some\" is neither \"pid\" nor \"full\""),
         ("masked_paths = [\"proc\"]", "DIR/x.toml:1: \"proc\" is relative: write an absolute path"),
         (

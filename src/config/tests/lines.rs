@@ -184,7 +184,7 @@ fn addresses() {
     refused_whole(
         &format!("listen = \"{long}\"\n"),
         &format!(
-            "/p/blog.toml:1: listen: socket path {long} is 115 bytes long: the kernel takes at most 107 (unix(7))"
+            "/p/blog.toml:1: listen: socket path {long} is 115 bytes long: the kernel takes at most 107 (unix(7)): shorten it"
         ),
     );
     refused_whole(

@@ -152,7 +152,7 @@ fn remove_stale(listen: &Listen, path: &Path, address: &UnixAddr) -> Result<(), 
             ));
         }
     }
-    unlink_if(path, (found.dev(), found.ino()))
+    unlink_if(path, (found.dev(), found.ino())).map_err(|errno| unlink_failed(listen, errno))
 }
 
 const LIVE: &str = "a live server listens there: stop it or choose another path";
@@ -164,11 +164,14 @@ fn hand_over(listen: &Listen, file: &File, socket: &Socket) -> Result<(), Activa
     fchownat(Some(file.as_raw_fd()), "", Some(owner), Some(group), AtFlags::AT_EMPTY_PATH).map_err(
         |errno| {
             let place = format!("{listen} to {owner}:{group}");
-            ActivationError::step("chown", place, errno).advise(if errno == Errno::EPERM {
-                "only root can give a socket away: run as root, or choose owner and group of this user"
-            } else {
-                ""
-            })
+            ActivationError::step("chown", place, errno).advise(
+                if matches!(errno, Errno::EPERM | Errno::EINVAL) {
+                    // EINVAL: in the user namespace of a howdah without root the other id does not exist.
+                    "only root can give a socket away: run as root, or choose owner and group of this user"
+                } else {
+                    ""
+                },
+            )
         },
     )?;
     // fchmod(2) refuses an O_PATH descriptor; its name in /proc does not.
@@ -195,15 +198,26 @@ fn stream_socket(
         .map_err(|errno| failed("make a socket for", listen, errno))
 }
 
+/// A step that failed at `listen`, with what to do about it.
 fn failed(step: &'static str, listen: &Listen, errno: Errno) -> ActivationError {
     ActivationError::step(step, listen, errno).advise(advice(listen, errno))
+}
+
+/// unlink(2) failed: EPERM is a sticky directory's word.
+pub(super) fn unlink_failed(listen: &Listen, errno: Errno) -> ActivationError {
+    let error = failed("unlink", listen, errno);
+    match errno {
+        Errno::EPERM => error.advise("only its owner may remove it: run as root or choose another path"),
+        _ => error,
+    }
 }
 
 /// What to do when the kernel says `errno` of `listen`; empty where we do not know.
 fn advice(listen: &Listen, errno: Errno) -> String {
     match (listen, errno) {
-        (Listen::Unix(path), Errno::EACCES | Errno::EPERM) => {
-            let above = path.as_path().parent().unwrap_or(Path::new("/"));
+        (Listen::Unix(path), Errno::EACCES) => {
+            let above = path.as_path().ancestors().skip(1).find(|above| above.exists());
+            let above = above.unwrap_or(Path::new("/"));
             format!("needs write permission on {}: run as root or choose another path", above.display())
         }
         (Listen::Unix(_), Errno::EROFS) => "the file system is read-only: choose another path".into(),

@@ -241,3 +241,69 @@ fn gaps(mut kept: Vec<u32>) -> Vec<(u32, u32)> {
     ranges.push((next, u32::MAX));
     ranges
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(pid: &str, fds: &str, names: Option<&str>) -> Result<Option<Announced>, String> {
+        Announced::read(7, Some(pid.into()), Some(fds.into()), names.map(OsString::from))
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_systemd_writes_is_understood() {
+        assert_eq!(read("7", "2", Some("a:b")), Ok(Some(Announced { count: 2, named: true })));
+        assert_eq!(read("7", "2", None), Ok(Some(Announced { count: 2, named: false })));
+        assert_eq!(read("7", "0", Some("")), Ok(Some(Announced { count: 0, named: false })));
+        assert_eq!(read("8", "2", Some("a:b")), Ok(None), "meant for another process");
+        assert_eq!(Announced::read(7, None, Some("x".into()), None), Ok(None));
+    }
+
+    #[test]
+    fn garbage_is_named() {
+        let rest = ": start howdah from a socket unit, or unset the variable";
+        let line = |text: &str| Err(format!("{text}{rest}"));
+        assert_eq!(read("seven", "1", None), line(r#"LISTEN_PID="seven": no process id"#));
+        assert_eq!(read("7", "-1", None), line(r#"LISTEN_FDS="-1": no number of descriptors"#));
+        let many = "99999999999999";
+        assert_eq!(read("7", many, None), line(&format!("LISTEN_FDS={many:?}: no number of descriptors")));
+        assert_eq!(read("7", "2", Some("a")), line(r#"LISTEN_FDNAMES="a": 1 names for 2 descriptors"#));
+    }
+
+    #[test]
+    fn everything_but_the_kept_is_closed() {
+        assert_eq!(gaps(vec![]), [(3, u32::MAX)]);
+        assert_eq!(gaps(vec![0, 2]), [(3, u32::MAX)]);
+        assert_eq!(gaps(vec![7, 3, 4, 7]), [(5, 6), (8, u32::MAX)]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_variable_makes_it_panic_or_promise_too_much(
+            own in prop_oneof![Just(None), Just(Some(b"7".to_vec())), any::<Option<Vec<u8>>>()],
+            fds in prop_oneof!["[0-9]{1,20}".prop_map(String::into_bytes), any::<Vec<u8>>()],
+            names in any::<Option<Vec<u8>>>(),
+        ) {
+            let os = OsString::from_vec;
+            if let Ok(Some(it)) = Announced::read(7, own.map(os), Some(os(fds)), names.clone().map(os)) {
+                prop_assert!(it.count <= MOST_DESCRIPTORS);
+                let given = names.map_or(0, |names| names.split(|byte| *byte == b':').count());
+                prop_assert!(!it.named || given == it.count);
+            }
+        }
+
+        #[test]
+        fn a_number_is_either_kept_or_in_one_gap(
+            kept in prop::collection::vec(0u32..40, 0..20),
+            number in 3u32..50,
+        ) {
+            let closed = gaps(kept.clone()).iter().filter(|(a, b)| (*a..=*b).contains(&number)).count();
+            prop_assert_eq!(closed, usize::from(!kept.contains(&number)));
+        }
+    }
+}

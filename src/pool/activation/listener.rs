@@ -10,7 +10,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockname, getsockopt, sockopt};
 
-use super::bind::bind;
+use super::bind::{bind, unlink_failed};
 use super::error::{ActivationError, errno};
 use crate::config::pool::Socket;
 use crate::config::types::Listen;
@@ -144,7 +144,7 @@ impl Listener {
     }
 
     /// Makes a poisoned listener accept again. TCP: listen(2) again, on the same
-    /// socket. A unix socket of ours: a new one, bound in its place; connections
+    /// socket (which keeps its port, unless the kernel had chosen it). A unix socket of ours: a new one, bound in its place; connections
     /// that wait in the old one are refused. A passed unix socket cannot be
     /// repaired from here: the error says who can.
     pub fn repair(&mut self, socket: &Socket) -> Result<(), ActivationError> {
@@ -189,7 +189,9 @@ impl Listener {
     /// Unlinks before `fd` is closed, or the inode number would prove nothing.
     fn unlink(&mut self) -> Result<(), ActivationError> {
         match (&self.address, self.file.take()) {
-            (Listen::Unix(path), Some(file)) => unlink_if(path.as_path(), file),
+            (Listen::Unix(path), Some(file)) => {
+                unlink_if(path.as_path(), file).map_err(|errno| unlink_failed(&self.address, errno))
+            }
             _ => Ok(()),
         }
     }
@@ -245,12 +247,10 @@ const DROP_SYN: [libc::sock_filter; 5] = {
 };
 
 /// Unlinks `path` if it is the file `ours`; that it is gone, or another's, is no error.
-pub(super) fn unlink_if(path: &Path, ours: Identity) -> Result<(), ActivationError> {
+pub(super) fn unlink_if(path: &Path, ours: Identity) -> Result<(), Errno> {
     match std::fs::symlink_metadata(path) {
         Ok(found) if (found.dev(), found.ino()) == ours => match std::fs::remove_file(path) {
-            Err(error) if errno(&error) != Errno::ENOENT => {
-                Err(ActivationError::step("unlink", path.display(), errno(&error)))
-            }
+            Err(error) if errno(&error) != Errno::ENOENT => Err(errno(&error)),
             _ => Ok(()),
         },
         _ => Ok(()),
