@@ -38,6 +38,11 @@ impl Door {
         Ok(Self { inode: nix::sys::stat::fstat(raw)?.st_ino, address: getsockname(raw)? })
     }
 
+    /// Whether this is the door of `listener`.
+    pub fn is_of(&self, listener: impl AsFd) -> bool {
+        nix::sys::stat::fstat(listener.as_fd().as_raw_fd()).is_ok_and(|data| data.st_ino == self.inode)
+    }
+
     /// Whether `socket` is a connection that came in here: it has the door's address.
     fn admitted(&self, socket: &OwnedFd) -> bool {
         let Ok(local) = getsockname::<SockaddrStorage>(socket.as_raw_fd()) else {
@@ -157,6 +162,11 @@ fn stat_fields(pid: Pid) -> Option<Vec<String>> {
 
 fn state_of(pid: Pid) -> Option<char> {
     stat_fields(pid)?.first()?.chars().next()
+}
+
+/// When the process was started, in the kernel's ticks since boot; `None`: it is gone.
+pub fn start_time(pid: Pid) -> Option<u64> {
+    stat_fields(pid)?.get(19)?.parse().ok()
 }
 
 /// The children of a process.
