@@ -44,7 +44,8 @@ fuzz_target!(|bytes: &[u8]| {
         close_range(3, 400, false).unwrap();
         pass(socket);
         // Three lines: pid ("=" is ours), count, names; a line that is not there is not set.
-        let mut lines = bytes.split(|byte| *byte == b'\n').map(|line| line.split(|b| *b == 0).next().unwrap());
+        let mut lines =
+            bytes.split(|byte| *byte == b'\n').map(|line| line.split(|b| *b == 0).next().unwrap());
         let own = std::process::id().to_string();
         let pid = lines.next().map(|line| if line == b"=" { own.as_bytes() } else { line });
         set("LISTEN_PID", pid);

@@ -3,12 +3,15 @@
 use std::fs;
 use std::path::Path;
 
+use oci_spec::runtime::Spec;
+use serde_json::Value;
+
 use super::check::plan_one;
 use super::{CONFIGURATION, Failure, LAUNCH, Scratch, become_rootless, places};
-use crate::cli::Spec;
+use crate::cli::Spec as Arguments;
 use crate::config::{HostAccounts, load_pool, load_serve};
 
-pub(super) fn run(arguments: &Spec) -> Result<(), Failure> {
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let accounts = HostAccounts::default();
     let wrong = |error| Failure::new(CONFIGURATION, error);
     let (config, defaults) = load_serve(arguments.config.as_deref(), &accounts).map_err(wrong)?;
@@ -21,8 +24,7 @@ pub(super) fn run(arguments: &Spec) -> Result<(), Failure> {
     drop(scratch);
     let told = |error: &dyn ToString| format!("pool {}: {}", pool.name, error.to_string());
     let blueprint = planned.map_err(|error| Failure::new(LAUNCH, told(&error)))?;
-    let text = serde_json::to_string_pretty(&blueprint.prepared.spec)
-        .map_err(|error| Failure::new(LAUNCH, told(&error)))?;
+    let text = text_of(&blueprint.prepared.spec).map_err(|error| Failure::new(LAUNCH, told(&error)))?;
     let Some(bundle) = &arguments.bundle else {
         println!("{text}");
         return Ok(());
@@ -30,5 +32,18 @@ pub(super) fn run(arguments: &Spec) -> Result<(), Failure> {
     fs::create_dir_all(bundle)
         .and_then(|()| fs::write(bundle.join("config.json"), text))
         .map_err(|error| Failure::file(LAUNCH, bundle, &error))?;
-    blueprint.make_root(&pool, &bundle.join("rootfs")).map_err(|error| Failure::new(LAUNCH, told(&error)))
+    // The root's mount points are made after what is mounted on them: directories, or files.
+    let made = blueprint.make_state(&pool).and_then(|()| blueprint.make_root(&pool, &bundle.join("rootfs")));
+    made.map_err(|error| Failure::new(LAUNCH, told(&error)))
+}
+
+/// The spec as JSON, the same at each run: oci-spec keeps annotations, limits and
+/// capabilities in tables without an order.
+fn text_of(spec: &Spec) -> serde_json::Result<String> {
+    let mut value = serde_json::to_value(spec)?;
+    let sets = value.pointer_mut("/process/capabilities").and_then(Value::as_object_mut);
+    for set in sets.into_iter().flatten().filter_map(|(_, set)| set.as_array_mut()) {
+        set.sort_by_key(Value::to_string);
+    }
+    serde_json::to_string_pretty(&value)
 }

@@ -290,7 +290,7 @@ impl Workshop {
     ) -> Result<Prepared, PrepareError> {
         let rootfs = places.of_pool(pool).join("rootfs");
         let blueprint = self.plan(pool, listeners, places, &rootfs)?;
-        make_state(pool, &blueprint.state)?;
+        blueprint.make_state(pool)?;
         blueprint.make_root(pool, &rootfs)?;
         Ok(blueprint.prepared)
     }
@@ -306,6 +306,14 @@ pub struct Blueprint {
 }
 
 impl Blueprint {
+    /// Makes the pool's state directories, which are mounts of its spec.
+    ///
+    /// # Errors
+    /// The directory that could not be made, or is another's.
+    pub fn make_state(&self, pool: &Pool) -> Result<(), PrepareError> {
+        make_state(pool, &self.state)
+    }
+
     /// Makes the root directory at `rootfs`.
     ///
     /// # Errors
