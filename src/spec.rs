@@ -94,9 +94,11 @@ fn mounts(input: &Input<'_>) -> Result<(Vec<Mount>, usize), OciSpecError> {
     }
     let private = ["rw", "nosuid", "nodev", "noexec"];
     let size = format!("size={tmp}");
+    // An empty file is no byte of it, and half a KiB of the kernel's memory: one inode for each page.
+    let inodes = format!("nr_inodes={}", (tmp / 4096).max(1024));
     for (target, mode) in [("/tmp", "mode=1777"), ("/run", "mode=755"), ("/dev/shm", "mode=1777")] {
         let (uid, gid) = (format!("uid={}", pool.user.uid), format!("gid={}", pool.user.gid));
-        let options = [&private[..], &[mode, &size, &uid, &gid]].concat();
+        let options = [&private[..], &[mode, &size, &inodes, &uid, &gid]].concat();
         mounts.push(mount("tmpfs", Path::new("tmpfs"), Path::new(target), &options)?);
     }
     let mut proc = vec!["nosuid", "nodev", "noexec"];

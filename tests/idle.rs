@@ -125,7 +125,10 @@ fn a_pool_is_never_stopped_before_its_time_and_soon_after_it() {
     }
     rig.serve();
     let rig = &rig;
-    let measure = |name: &str, stop: f64| {
+    let measure = |name: &str, stop: f64, round: u32| {
+        // Howdah looks at times of its own: the last request is not always as far from them.
+        rig.text(name, "/index.php");
+        thread::sleep(Duration::from_secs_f64(stop * f64::from(round) * 0.043));
         // The script's clock is read before the request's end: the lower bound is strict.
         let began: f64 = rig.text(name, "/index.php").parse().unwrap();
         let ended = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
@@ -136,7 +139,7 @@ fn a_pool_is_never_stopped_before_its_time_and_soon_after_it() {
     thread::scope(|scope| {
         for (name, stop) in stops {
             scope.spawn(move || {
-                let mut late: Vec<f64> = (0..3).map(|_| measure(name, stop)).collect();
+                let mut late: Vec<f64> = (0..3).map(|round| measure(name, stop, round)).collect();
                 // The machine has other work, which only ever makes it later.
                 late.sort_by(f64::total_cmp);
                 assert!(late[0] <= stop / 4.0 + 0.05, "stop = {stop}: late by {late:?}");

@@ -74,7 +74,11 @@ fn a_new_pool_appears_and_the_others_are_untouched() {
         assert_eq!(rig.text("shop", "/index.php"), "8");
         assert_eq!(request.join().unwrap().unwrap().body, b"done 7");
     });
+    thread::sleep(Duration::from_millis(300));
+    assert!(!rig.log().contains("its file has changed"), "{}", rig.log());
     assert_eq!((rig.master("blog"), rig.record("blog").generation), (pid, generation));
+    assert_eq!(rig.text("blog", "/index.php"), "7");
+    assert_eq!(rig.record("blog").generation, generation);
     assert_eq!(rig.state("sleeper"), "cold");
     assert_eq!(rig.ps("sleeper")["generation"], 0);
     assert_eq!(rig.text("sleeper", "/index.php"), "7");

@@ -153,6 +153,10 @@ fn temporary_directories_are_the_pools_own_and_end_with_its_generation() {
     let fill = "$f = fopen('/tmp/big', 'w'); for ($n = 0; $n < 100 && @fwrite($f, str_repeat('x', 1 << 20)) === 1 << 20; $n++); echo $n;";
     let written: u32 = rig.php("two", fill).parse().unwrap();
     assert!((60..=64).contains(&written), "{written} MiB of 64");
+    // In files as in bytes: sixteen thousand for these 64 MiB.
+    let touch = "for ($n = 0; $n < 20000 && @touch(\"/run/$n\"); $n++); echo $n;";
+    let files: u32 = rig.php("two", touch).parse().unwrap();
+    assert!((16_000..=16_384).contains(&files), "{files} files");
 }
 
 #[test]
@@ -292,7 +296,7 @@ fn a_mount_does_not_follow_a_symlink_that_a_tenant_has_put_in_its_way() {
     assert_eq!(rig.try_get("blog", "/do.php").unwrap().status, 503);
     let line = rig.wait_log("symlink");
     let wanted = format!(
-        "howdah: pool blog: open {} on /uploads: Too many symbolic links encountered (ELOOP): \
+        "howdah: pool blog: open {}: Too many symbolic links encountered (ELOOP): \
          the source goes through a symlink that does not belong to root: name the real directory [blog.2]",
         uploads.display()
     );

@@ -168,7 +168,7 @@ fn a_mount_target_below_an_images_symlink_is_refused_by_its_name() {
     pool(&rig, &image, "");
     rig.serve();
     assert_eq!(rig.try_get("blog", "/do.php").unwrap().status, 503);
-    let line = rig.wait_log("[blog.0]");
+    let line = rig.wait_log("[blog.1]");
     let words = "mount target /var/lib/php/sessions goes through the symlink /var/lib";
     assert!(line.starts_with(&format!("howdah: pool blog: {words}: ")), "{line}");
     assert_eq!(tree(&victim), [victim]);
@@ -196,9 +196,9 @@ fn an_image_cannot_make_howdah_read_a_file_of_the_host_for_it() {
         pool(&rig, &image, "[php]\nextensions = [\"secret\"]\n");
         rig.serve();
         assert_eq!(rig.try_get("blog", "/do.php").unwrap().status, 503);
-        let line = rig.wait_log("[blog.0]");
+        let line = rig.wait_log("[blog.1]");
         assert!(
-            line.ends_with("ENOENT: No such file or directory [blog.0]") || line.contains("No such file"),
+            line.ends_with("ENOENT: No such file or directory [blog.1]") || line.contains("No such file"),
             "{line}"
         );
         let made = tree(&rig.path("run/pools"));
@@ -255,10 +255,7 @@ fn an_image_that_changes_after_the_first_start_shows_nothing_of_the_host() {
     assert_eq!(rig.try_get("blog", "/do.php").unwrap().status, 503);
     let line = rig.wait_log("[blog.2]");
     assert!(
-        line.contains(&format!(
-            "open {} on /srv: No such file or directory (ENOENT)",
-            image.join("srv").display()
-        )),
+        line.contains(&format!("open {}: No such file or directory (ENOENT)", image.join("srv").display())),
         "{line}"
     );
     assert_eq!(rig.end(), 0);
@@ -277,7 +274,7 @@ fn an_image_that_changes_after_the_first_start_shows_nothing_of_the_host() {
     assert_eq!(rig.try_get("blog", "/do.php").unwrap().status, 503);
     let wanted = format!(
         "howdah: pool blog: image {}: the way to it goes through a symlink that does not belong to root: \
-         name the real directory [blog.1]",
+         name the real directory [blog.2]",
         image.display()
     );
     assert_eq!(rig.wait_log("symlink"), wanted);
@@ -322,4 +319,23 @@ fn an_images_php_fpm_is_asked_behind_the_walls() {
         assert!(line.contains(wanted), "{line}");
         assert_eq!(rig.end(), 0);
     }
+}
+
+#[test]
+fn an_image_with_a_thousand_directories_in_its_root_is_refused_by_one_line() {
+    let mut rig = Rig::new();
+    let image = rig.path("image");
+    make_image(&image);
+    for number in 0..1000 {
+        fs::create_dir(image.join(format!("d{number}"))).unwrap();
+    }
+    pool(&rig, &image, "");
+    rig.serve();
+    assert_eq!(rig.try_get("blog", "/do.php").unwrap().status, 503);
+    let line = rig.wait_log("[blog.1]");
+    let wanted = format!(
+        "howdah: pool blog: image {}: its root has more than 256 entries to mount: put them into a directory [blog.1]",
+        image.display()
+    );
+    assert_eq!(line, wanted);
 }

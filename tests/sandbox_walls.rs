@@ -85,9 +85,9 @@ fn namespaces_that_no_pool_can_do_without_are_refused_by_one_line() {
     rig.serve();
     assert_eq!(rig.try_get("bad", "/do.php").unwrap().status, 503);
     let file = rig.path("profiles/bad.toml");
-    let line = rig.wait_log("[bad.0]");
+    let line = rig.wait_log("[bad.1]");
     let words = "the mount namespace cannot be shared: take it out of the list";
-    assert_eq!(line, format!("howdah: pool bad: {}:1: {words} [bad.0]", file.display()));
+    assert_eq!(line, format!("howdah: pool bad: {}:1: {words} [bad.1]", file.display()));
 }
 
 #[test]
@@ -303,7 +303,7 @@ fn limits_hold_without_any_controller() {
 #[test]
 fn a_fork_bomb_is_bounded_a_neighbour_answers_and_the_pool_ends_with_it() {
     let mut rig = Rig::new();
-    rig.inside_without("bomb", "[limits]\ntasks = 30", "[idle]\nstop = \"300ms\"");
+    rig.inside_without("bomb", "[limits]\ntasks = 30", "[idle]\nstop = \"2s\"");
     rig.inside("neighbour", OTHER, "");
     rig.serve();
     // As the bomb of old, but not in the way of other tests: each waits a while.
@@ -311,8 +311,10 @@ fn a_fork_bomb_is_bounded_a_neighbour_answers_and_the_pool_ends_with_it() {
         "bomb",
         "proc_open(['/bin/sh', '-c', 'b() { b & sleep 0.02; b & wait; }; b'], [], $p); echo 'lit';",
     );
-    let (mut most, end) = (0, Instant::now() + Duration::from_millis(400));
-    while Instant::now() < end {
+    let (mut most, begin) = (0, Instant::now());
+    while begin.elapsed() < Duration::from_millis(300)
+        || (most < 20 && begin.elapsed() < Duration::from_secs(2))
+    {
         let members = fs::read_to_string(rig.cgroup().join("bomb.1/cgroup.procs")).unwrap_or_default();
         most = most.max(members.lines().count());
         assert_eq!(rig.php("neighbour", "echo 'here';"), "here");

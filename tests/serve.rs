@@ -162,18 +162,44 @@ fn at_sigterm_connections_that_wait_for_a_worker_are_answered() {
 
 #[test]
 fn at_sigterm_a_connection_that_no_pool_was_started_for_yet_is_answered() {
-    let mut rig = rig_at_work(1, "20s", "");
+    for signal_first in [false, true] {
+        let mut rig = rig_at_work(1, "20s", "");
+        rig.serve();
+        // Stopped, howdah finds the connection and the signal at the same moment.
+        rig.signal(Signal::SIGSTOP);
+        if signal_first {
+            rig.signal(Signal::SIGTERM);
+        }
+        thread::scope(|scope| {
+            let request = scope.spawn(|| rig.try_get("blog", "/index.php"));
+            thread::sleep(Duration::from_millis(300));
+            rig.signal(Signal::SIGTERM);
+            rig.signal(Signal::SIGCONT);
+            assert_eq!(request.join().unwrap().unwrap().body, b"hello from 33");
+        });
+        assert_eq!(rig.wait_end(Duration::from_secs(10)), 0);
+        assert_gone(&rig);
+    }
+}
+
+#[test]
+fn connections_that_wait_when_half_of_the_drain_time_is_over_are_answered_by_one_more_generation() {
+    let mut rig = rig_at_work(3, "4s", "[fpm]\npm = \"static\"\nmax_children = 1\n");
     rig.serve();
-    // Stopped, howdah finds the connection and the signal at the same moment.
-    rig.signal(Signal::SIGSTOP);
     thread::scope(|scope| {
-        let request = scope.spawn(|| rig.try_get("blog", "/index.php"));
-        thread::sleep(Duration::from_millis(300));
+        let first = scope.spawn(|| work(&rig));
+        wait_begun(&rig);
+        let waiting: Vec<_> = (0..3).map(|_| scope.spawn(|| rig.try_get("blog", "/index.php"))).collect();
+        thread::sleep(Duration::from_millis(100));
+        // After two seconds php-fpm gets its SIGQUIT, which lets the request end and takes no other.
         rig.signal(Signal::SIGTERM);
-        rig.signal(Signal::SIGCONT);
-        assert_eq!(request.join().unwrap().unwrap().body, b"hello from 33");
+        assert_eq!(first.join().unwrap().unwrap().body, b"done");
+        for one in waiting {
+            assert_eq!(one.join().unwrap().unwrap().status, 200);
+        }
     });
     assert_eq!(rig.wait_end(Duration::from_secs(10)), 0);
+    assert_eq!(rig.log().matches("howdah: pool blog: started in ").count(), 2, "{}", rig.log());
     assert_gone(&rig);
 }
 

@@ -1,314 +1,19 @@
-//! Nothing is lost: clients without pause, pools that stop all the time, and
-//! every request answered exactly once.
-//!
-//! Each request carries a token of its own. The script notes it in a file and
-//! answers with it, and some go on after `fastcgi_finish_request()` and note it
-//! in a second file: at the end each token stands once where it should, and each
-//! client got its own back. Nobody asks twice, so a connection that was refused,
-//! cut or answered by nobody is a failure.
-//!
-//! `HOWDAH_TEST_LONG=1` (`./test --long`) runs all of it at length.
-#![allow(missing_docs, clippy::print_stderr)]
+//! Nothing is lost: every request is answered exactly once, whatever stops,
+//! starts and changes meanwhile. `HOWDAH_TEST_LONG=1` runs it at length.
+#![allow(missing_docs)]
 
 mod rig;
 
-use std::collections::HashMap;
-use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
-
-use howdah::fpm::client::exchange;
 use nix::sys::signal::Signal;
-use rig::{Rig, TENANT};
-
-/// Notes the token, answers with it and with what came in; may sleep, and may go on after the answer.
-const SCRIPT: &str = r#"<?php
-function note(string $file, string $token): void {
-    file_put_contents(getenv('NOTES') . "/$file", "$token\n", FILE_APPEND | LOCK_EX);
-}
-$body = file_get_contents('php://input');
-if (isset($_GET['ms'])) {
-    $end = microtime(true) + $_GET['ms'] / 1e3;
-    while (($left = $end - microtime(true)) > 0) {
-        usleep((int) ceil($left * 1e6));
-    }
-}
-note('answered', $_GET['t']);
-echo $_GET['t'], ' ', strlen($body), ' ', md5($body), ' ', str_repeat('x', (int) ($_GET['answer'] ?? 0));
-if (isset($_GET['after'])) {
-    fastcgi_finish_request();
-    usleep(1000 * (int) $_GET['after']);
-    note('after', $_GET['t']);
-}
-"#;
-
-/// How long `stop` is in these tests.
-const STOP: Duration = Duration::from_millis(50);
-
-fn is_long() -> bool {
-    std::env::var_os("HOWDAH_TEST_LONG").is_some_and(|value| !value.is_empty())
-}
-
-/// `short` in an ordinary run, `long` in a long one.
-fn measure<T>(short: T, long: T) -> T {
-    if is_long() { long } else { short }
-}
-
-/// Where a pool listens.
-#[derive(Clone)]
-enum Address {
-    Unix(PathBuf),
-    Tcp(SocketAddr),
-}
-
-/// A pool under torture.
-struct Target {
-    name: String,
-    root: PathBuf,
-    address: Address,
-}
-
-/// A run: what the clients share.
-struct Torture {
-    targets: Vec<Target>,
-    clients: usize,
-    requests: usize,
-    stops: u64,
-    /// The clients pause together, for about as long as `stop`: until then, in milliseconds since `began`.
-    lull: AtomicU64,
-    began: Instant,
-    next: AtomicUsize,
-    over: AtomicBool,
-    lost: Mutex<Vec<String>>,
-    /// For each pool, the tokens that must be noted as answered, and as gone on with.
-    sent: Mutex<Vec<(Vec<String>, Vec<String>)>>,
-}
-
-/// A number of its own for each call: xorshift64*.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % sides
-    }
-}
-
-/// Makes a pool with the script and a directory for its notes; `more` ends with the `[fpm]` section.
-fn make_pool(rig: &Rig, name: &str, listen: Option<SocketAddr>, more: &str) -> Target {
-    rig.site(name, "index.php", SCRIPT, TENANT);
-    let notes = rig.private(&format!("{name}-notes"), TENANT);
-    write_pool(rig, name, listen, more, &notes);
-    let address = listen.map_or_else(|| Address::Unix(rig.socket(name)), Address::Tcp);
-    Target { name: name.to_owned(), root: rig.path(name), address }
-}
-
-fn write_pool(rig: &Rig, name: &str, listen: Option<SocketAddr>, more: &str, notes: &Path) {
-    let file = rig.pool(
-        name,
-        &format!(
-            "[[mount]]\nsource = {notes:?}\naccess = \"rw\"\n[idle]\nstop = \"{}ms\"\n\
-             [fpm.env]\nNOTES = {notes:?}\n[fpm]\n{more}",
-            STOP.as_millis()
-        ),
-    );
-    if let Some(address) = listen {
-        let text = fs::read_to_string(&file).unwrap();
-        let unix = format!("listen = {:?}", rig.socket(name));
-        fs::write(&file, text.replace(&unix, &format!("listen = \"{address}\""))).unwrap();
-    }
-}
-
-/// A port that is free now.
-fn free_port(host: &str) -> SocketAddr {
-    TcpListener::bind((host, 0)).unwrap().local_addr().unwrap()
-}
-
-impl Torture {
-    fn new(targets: Vec<Target>, requests: usize, stops: u64) -> Self {
-        let sent = Mutex::new(targets.iter().map(|_| Default::default()).collect());
-        Self {
-            targets,
-            clients: 4,
-            requests,
-            stops,
-            lull: AtomicU64::new(0),
-            began: Instant::now(),
-            next: AtomicUsize::new(0),
-            over: AtomicBool::new(false),
-            lost: Mutex::default(),
-            sent,
-        }
-    }
-
-    /// Runs the clients, and `meanwhile` again and again beside them; then holds the notes against what was sent.
-    fn run(&self, rig: &Rig, mut meanwhile: impl FnMut()) {
-        let limit = Duration::from_secs(measure(90, 900));
-        thread::scope(|scope| {
-            for client in 0..self.clients {
-                scope.spawn(move || self.client(client as u64));
-            }
-            scope.spawn(|| self.lulls());
-            while !self.is_done(rig) {
-                thread::sleep(Duration::from_millis(20));
-                meanwhile();
-                if self.began.elapsed() > limit {
-                    self.lost.lock().unwrap().push(format!("not done within {limit:?}"));
-                    break;
-                }
-            }
-            self.over.store(true, Ordering::Relaxed);
-        });
-        self.judge(rig);
-    }
-
-    /// As many requests and stops as were asked for, or something is lost already.
-    fn is_done(&self, rig: &Rig) -> bool {
-        let stops: u64 = self.targets.iter().map(|target| rig.record(&target.name).stops).sum();
-        let sent = self.next.load(Ordering::Relaxed);
-        (sent >= self.requests && stops >= self.stops) || !self.lost.lock().unwrap().is_empty()
-    }
-
-    /// Every now and then all clients pause until about the moment at which the pool stops.
-    fn lulls(&self) {
-        let mut dice = Dice(0x5EED_0001);
-        while !self.over.load(Ordering::Relaxed) {
-            thread::sleep(Duration::from_millis(30 + dice.roll(90)));
-            // What was running when it began eats into it.
-            let length = STOP.as_millis() as u64 + 10 + dice.roll(60);
-            self.lull.store(self.began.elapsed().as_millis() as u64 + length, Ordering::Relaxed);
-            thread::sleep(Duration::from_millis(length));
-        }
-    }
-
-    fn client(&self, number: u64) {
-        let mut dice = Dice(0x9E37_79B9_7F4A_7C15 ^ (number + 1));
-        while !self.over.load(Ordering::Relaxed) {
-            let now = self.began.elapsed().as_millis() as u64;
-            let lull = self.lull.load(Ordering::Relaxed);
-            if lull > now {
-                // Not to the millisecond together.
-                thread::sleep(
-                    Duration::from_millis(lull - now) + Duration::from_micros(100 * dice.roll(100)),
-                );
-            }
-            self.request(&mut dice);
-        }
-    }
-
-    fn request(&self, dice: &mut Dice) {
-        let place = dice.roll(self.targets.len() as u64) as usize;
-        let token = format!("t{:06}", self.next.fetch_add(1, Ordering::Relaxed));
-        let (mut query, mut body, mut after) = (format!("t={token}"), Vec::new(), false);
-        match dice.roll(100) {
-            0..=9 => query += &format!("&ms={}", dice.roll(80)),
-            10..=15 => body = vec![b'b'; dice.roll(300_000) as usize],
-            16..=19 => query += &format!("&answer={}", dice.roll(300_000)),
-            20..=27 => {
-                after = true;
-                query += &format!("&after={}", dice.roll(120));
-            }
-            _ => {}
-        }
-        let began = Instant::now();
-        let answer = self.ask(&self.targets[place], &query, &body);
-        let wanted = format!("{token} {} ", body.len());
-        match answer {
-            Ok(text) if text.starts_with(&wanted) => {}
-            Ok(text) => self.lose(format!("{query}: answered {:?}", &text[..text.len().min(80)])),
-            Err(error) => self.lose(format!("{query}: {error} after {:?}", began.elapsed())),
-        }
-        let mut sent = self.sent.lock().unwrap();
-        if after {
-            sent[place].1.push(token.clone());
-        }
-        sent[place].0.push(token);
-    }
-
-    fn lose(&self, what: String) {
-        self.lost.lock().unwrap().push(format!("at {:?} {what}", self.began.elapsed()));
-    }
-
-    fn ask(&self, target: &Target, query: &str, body: &[u8]) -> Result<String, String> {
-        let request = howdah::fpm::client::Request {
-            script: target.root.join("index.php"),
-            document_root: target.root.clone(),
-            uri: format!("/index.php?{query}"),
-            method: if body.is_empty() { "GET" } else { "POST" }.to_owned(),
-            headers: vec![("Content-Type".to_owned(), "application/octet-stream".to_owned())],
-            body: body.to_vec(),
-        };
-        let timeout = Duration::from_secs(30);
-        let failed = |error: std::io::Error| format!("connect: {error}");
-        let response = match &target.address {
-            Address::Unix(path) => exchange(&UnixStream::connect(path).map_err(failed)?, &request, timeout),
-            Address::Tcp(at) => {
-                exchange(&TcpStream::connect_timeout(at, timeout).map_err(failed)?, &request, timeout)
-            }
-        };
-        let response = response.map_err(|error| error.to_string())?;
-        let text = String::from_utf8_lossy(&response.body).into_owned();
-        if response.status == 200 { Ok(text) } else { Err(format!("status {}: {text}", response.status)) }
-    }
-
-    fn judge(&self, rig: &Rig) {
-        // Work after the answer keeps a pool up: when all are cold, all is noted.
-        self.targets.iter().for_each(|target| rig.wait_state(&target.name, "cold"));
-        let mut lost = self.lost.lock().unwrap();
-        for (target, (answered, after)) in self.targets.iter().zip(self.sent.lock().unwrap().iter()) {
-            for (file, tokens) in [("answered", answered), ("after", after)] {
-                let path = rig.path(&format!("{}-notes", target.name)).join(file);
-                lost.extend(differences(
-                    &target.name,
-                    file,
-                    tokens,
-                    &fs::read_to_string(path).unwrap_or_default(),
-                ));
-            }
-        }
-        let records: Vec<_> = self.targets.iter().map(|target| rig.record(&target.name)).collect();
-        let sum = |field: fn(&howdah::pool::record::Record) -> u64| records.iter().map(field).sum::<u64>();
-        eprintln!(
-            "torture: {} requests, {} starts, {} stops, {} busy looks, {} lost, {:.1} s",
-            self.next.load(Ordering::Relaxed),
-            sum(|record| record.starts),
-            sum(|record| record.stops),
-            sum(|record| record.busy_looks),
-            lost.len(),
-            self.began.elapsed().as_secs_f64()
-        );
-        assert!(lost.is_empty(), "lost {}:\n{}", lost.len(), lost[..lost.len().min(20)].join("\n"));
-    }
-}
-
-/// What is noted not exactly once, or was never sent.
-fn differences(pool: &str, file: &str, tokens: &[String], text: &str) -> Vec<String> {
-    let mut noted: HashMap<&str, usize> = HashMap::new();
-    text.lines().for_each(|line| *noted.entry(line).or_default() += 1);
-    let mut wrong = Vec::new();
-    for token in tokens {
-        match noted.remove(token.as_str()) {
-            Some(1) => {}
-            count => wrong.push(format!("{pool}: {token} is noted {} times in {file}", count.unwrap_or(0))),
-        }
-    }
-    wrong.extend(noted.into_keys().map(|token| format!("{pool}: {token} in {file} was never sent there")));
-    wrong
-}
+use rig::Rig;
+use rig::torture::{STOP, Torture, free_port, make_pool, measure, write_pool};
 
 #[test]
 fn nothing_is_lost_when_a_pool_stops_all_the_time() {
     let mut rig = Rig::new();
-    let target = make_pool(&rig, "blog", None, "max_children = 3");
+    let target = make_pool(&rig, "blog", None, STOP, "max_children = 3");
     rig.serve();
-    Torture::new(vec![target], measure(1_500, 20_000), measure(25, 300)).run(&rig, || {});
+    Torture::new(vec![target], measure(1_500, 20_000), measure(25, 300)).run(&mut rig, |_| {});
     assert_eq!(rig.end(), 0);
 }
 
@@ -316,9 +21,9 @@ fn nothing_is_lost_when_a_pool_stops_all_the_time() {
 fn nothing_is_lost_on_tcp_with_static_workers() {
     let mut rig = Rig::new();
     let address = free_port("127.0.0.1");
-    let target = make_pool(&rig, "blog", Some(address), "pm = \"static\"\nmax_children = 3");
+    let target = make_pool(&rig, "blog", Some(address), STOP, "pm = \"static\"\nmax_children = 3");
     rig.serve();
-    Torture::new(vec![target], measure(400, 5_000), measure(8, 100)).run(&rig, || {});
+    Torture::new(vec![target], measure(400, 5_000), measure(8, 100)).run(&mut rig, |_| {});
     assert_eq!(rig.end(), 0);
 }
 
@@ -330,13 +35,19 @@ fn nothing_is_lost_while_workers_come_and_go_by_themselves() {
         &rig,
         "blog",
         None,
+        STOP,
         "pm = \"dynamic\"\nmax_children = 4\nstart_servers = 2\nmin_spare_servers = 1\nmax_spare_servers = 2\n\
          max_requests = 7",
     );
-    let other =
-        make_pool(&rig, "shop", None, "max_children = 3\nmax_requests = 5\nprocess_idle_timeout = \"1s\"");
+    let other = make_pool(
+        &rig,
+        "shop",
+        None,
+        STOP,
+        "max_children = 3\nmax_requests = 5\nprocess_idle_timeout = \"1s\"",
+    );
     rig.serve();
-    Torture::new(vec![target, other], measure(400, 5_000), measure(8, 100)).run(&rig, || {});
+    Torture::new(vec![target, other], measure(400, 5_000), measure(8, 100)).run(&mut rig, |_| {});
     assert_eq!(rig.end(), 0);
 }
 
@@ -344,24 +55,28 @@ fn nothing_is_lost_while_workers_come_and_go_by_themselves() {
 fn nothing_is_lost_while_files_change_and_are_read_again() {
     let mut rig = Rig::new();
     let names = ["blog", "shop", "wiki"];
-    let targets: Vec<_> = names.iter().map(|name| make_pool(&rig, name, None, "max_children = 3")).collect();
+    let targets: Vec<_> =
+        names.iter().map(|name| make_pool(&rig, name, None, STOP, "max_children = 3")).collect();
     rig.serve();
     let mut turn = 0;
-    Torture::new(targets, measure(400, 6_000), measure(8, 100)).run(&rig, || {
+    Torture::new(targets, measure(400, 6_000), measure(8, 100)).run(&mut rig, |rig| {
         turn += 1;
         if turn % 20 == 0 {
             let name = names[turn / 20 % names.len()];
-            let children = 2 + turn / 20 % 3;
-            write_pool(
-                &rig,
-                name,
-                None,
-                &format!("max_children = {children}"),
-                &rig.path(&format!("{name}-notes")),
-            );
+            write_pool(rig, name, None, STOP, &format!("max_children = {}", 2 + turn / 20 % 3));
             rig.signal(Signal::SIGHUP);
         }
     });
     assert!(rig.log().contains("its file has changed"), "no reload took place:\n{}", rig.log());
+    assert_eq!(rig.end(), 0);
+}
+
+#[test]
+fn nothing_is_lost_where_there_is_no_cgroup_and_signals_do_the_freezing() {
+    let mut rig = Rig::new().rootless();
+    let target = make_pool(&rig, "blog", None, STOP, "max_children = 3");
+    rig.serve();
+    Torture::new(vec![target], measure(400, 5_000), measure(8, 100)).run(&mut rig, |_| {});
+    assert!(!rig.cgroup().exists(), "it has a cgroup");
     assert_eq!(rig.end(), 0);
 }

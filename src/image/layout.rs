@@ -34,6 +34,10 @@ pub struct Layout {
 /// What of an image's top level is the sandbox's own or no part of a program.
 const NOT_SHARED: [&str; 9] = ["boot", "dev", "etc", "lost+found", "proc", "root", "run", "sys", "tmp"];
 
+/// The most parts of an image, each of which is a mount at every start: an image
+/// with a hundred thousand directories in its root must not keep howdah busy.
+pub(super) const MOST_PARTS: usize = 256;
+
 /// What of `/etc` programs need and no tenant minds another seeing.
 const ETC: [&str; 10] = [
     "ld.so.cache",
@@ -93,6 +97,9 @@ impl Image {
     /// Shares `path`: a symlink as a symlink; a directory whole, or entry by
     /// entry where a target must be made in it, which a read-only mount would not allow.
     fn share(&self, path: &Path, targets: &[&Path], layout: &mut Layout) -> Result<(), ImageError> {
+        if layout.shares.len() + layout.links.len() >= MOST_PARTS {
+            return Err(ImageError::TooMany { image: self.root.clone() });
+        }
         let source = self.on_host(path);
         let unreadable = |error| ImageError::Unreadable { path: source.clone(), error };
         let kind = paths::look_in_root(&self.root, path).map_err(|errno| unreadable(errno.into()))?;

@@ -57,6 +57,12 @@ pub enum ImageError {
         /// The directory.
         image: PathBuf,
     },
+    /// More parts than howdah mounts one by one.
+    #[error("image {}: its root has more than {} entries to mount: put them into a directory", image.display(), layout::MOST_PARTS)]
+    TooMany {
+        /// The directory.
+        image: PathBuf,
+    },
     /// A mount's target goes through a symlink.
     #[error(
         "mount target {} goes through the symlink {}: name the real directory, for a symlink can lead out of the root",

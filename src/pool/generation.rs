@@ -4,12 +4,14 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::fchown;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, fchown};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
 
 use super::prepare::Prepared;
 use super::quiesce::{Activity, Freezer};
@@ -59,7 +61,7 @@ pub struct Phases {
 
 /// A running container.
 pub struct Generation {
-    /// Counted from 1 in the life of this howdah.
+    /// Counted from 1 in the life of the runtime directory.
     pub number: u64,
     /// Process 1 and its handles.
     pub process: Launched,
@@ -117,6 +119,32 @@ impl Generation {
         })
     }
 
+    /// A generation that an earlier howdah launched: `pid` is its process 1, `pidfd` that process's.
+    ///
+    /// # Errors
+    /// That of making a pipe.
+    pub fn adopt(number: u64, pid: Pid, pidfd: OwnedFd, freezer: Freezer) -> io::Result<Self> {
+        // Nobody writes to it any more: the launch is over, and where the log is no pipe, so is that.
+        let (status, _) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        let log = match open_log(pid) {
+            Some(log) => log,
+            None => status.try_clone()?,
+        };
+        Ok(Self {
+            number,
+            process: Launched { pid, pidfd, status },
+            freezer,
+            activity: Activity::read(pid),
+            began: Instant::now(),
+            phases: Phases::default(),
+            serves: true,
+            held: Vec::new(),
+            log,
+            lines: Lines::default(),
+            last: VecDeque::new(),
+        })
+    }
+
     /// The pipe of its descriptors 1 and 2.
     pub fn log(&self) -> BorrowedFd<'_> {
         self.log.as_fd()
@@ -156,6 +184,12 @@ impl Generation {
         reason(self.last.make_contiguous())
     }
 
+    /// Whether process 1 is dead, reaped or not (pidfd_open(2): its descriptor is readable then).
+    pub fn has_ended(&self) -> bool {
+        let mut one = [PollFd::new(self.process.pidfd.as_fd(), PollFlags::POLLIN)];
+        poll(&mut one, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+
     /// How it ended, if it has; reaps it.
     pub fn reap(&self) -> Option<String> {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
@@ -163,9 +197,21 @@ impl Generation {
             Ok(WaitStatus::Exited(_, status)) => Some(format!("exit status {status}")),
             Ok(WaitStatus::Signaled(_, signal, _)) => Some(format!("killed by {signal}")),
             Ok(_) => None,
-            Err(_) => Some("gone".to_owned()),
+            // No child of ours but of a howdah that died: whoever inherited it knows how.
+            Err(_) => self.has_ended().then(|| "it was started by an earlier howdah".to_owned()),
         }
     }
+}
+
+/// The reading end of the pipe that is descriptor 2 of `pid`, opened anew (fifo(7), proc_pid_fd(5)).
+fn open_log(pid: Pid) -> Option<OwnedFd> {
+    let path = format!("/proc/{pid}/fd/2");
+    // Nothing else is opened: to open a device may be to do something.
+    if !std::fs::metadata(&path).ok()?.file_type().is_fifo() {
+        return None;
+    }
+    let log = std::fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path).ok()?;
+    log.metadata().ok()?.file_type().is_fifo().then(|| log.into())
 }
 
 /// The cgroup of the generation with its limits, or signals where there is none.

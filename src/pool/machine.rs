@@ -215,6 +215,16 @@ impl Machine {
         Self { state, timing, failures: 0, drain: None, next_look: None, answers_503, jitter }
     }
 
+    /// A pool whose generation an earlier howdah has started, and which serves.
+    #[must_use]
+    pub fn adopting(mut self, now: Instant) -> Self {
+        // It had shown that it can before: its end is no failed start.
+        let since = now.checked_sub(PROVEN).unwrap_or(now);
+        self.state = State::Warm { quiet_since: now, since };
+        self.next_look = Some(now + self.look_pause());
+        self
+    }
+
     /// Where it is.
     pub fn state(&self) -> &State {
         &self.state

@@ -12,7 +12,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
 use nix::unistd::Pid;
 use syscalls::Sysno;
@@ -36,6 +36,11 @@ impl Door {
     pub fn of(listener: impl AsFd) -> nix::Result<Self> {
         let raw = listener.as_fd().as_raw_fd();
         Ok(Self { inode: nix::sys::stat::fstat(raw)?.st_ino, address: getsockname(raw)? })
+    }
+
+    /// Whether this is the door of `listener`.
+    pub fn is_of(&self, listener: impl AsFd) -> bool {
+        nix::sys::stat::fstat(listener.as_fd().as_raw_fd()).is_ok_and(|data| data.st_ino == self.inode)
     }
 
     /// Whether `socket` is a connection that came in here: it has the door's address.
@@ -92,7 +97,7 @@ impl Freezer {
                     }
                     seen = all.len();
                     all.iter().for_each(|pid| {
-                        let _ = kill(*pid, Signal::SIGSTOP);
+                        signal_member(*pid, master, Signal::SIGSTOP);
                     });
                 }
             }
@@ -122,7 +127,7 @@ impl Freezer {
             Self::Signals => {
                 // The master last: it must not see its workers stopped and think that it traces them.
                 tree(master).iter().rev().for_each(|pid| {
-                    let _ = kill(*pid, Signal::SIGCONT);
+                    signal_member(*pid, master, Signal::SIGCONT);
                 });
                 Ok(())
             }
@@ -138,6 +143,16 @@ impl Freezer {
     }
 }
 
+/// Signals `pid` if it is of the generation of `master`. Its number was read a
+/// moment ago, and may be another's by now: the pid namespace tells whose it is.
+fn signal_member(pid: Pid, master: Pid, signal: Signal) {
+    let Ok(handle) = sys::pidfd_open(pid) else { return };
+    let namespace = |pid| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    if namespace(pid).is_some_and(|of_pid| Some(of_pid) == namespace(master)) {
+        let _ = sys::pidfd_send_signal(handle.as_fd(), signal);
+    }
+}
+
 /// The fields of `/proc/PID/stat` from the third on (proc_pid_stat(5)); the second may contain anything.
 fn stat_fields(pid: Pid) -> Option<Vec<String>> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -147,6 +162,11 @@ fn stat_fields(pid: Pid) -> Option<Vec<String>> {
 
 fn state_of(pid: Pid) -> Option<char> {
     stat_fields(pid)?.first()?.chars().next()
+}
+
+/// When the process was started, in the kernel's ticks since boot; `None`: it is gone.
+pub fn start_time(pid: Pid) -> Option<u64> {
+    stat_fields(pid)?.get(19)?.parse().ok()
 }
 
 /// The children of a process.

@@ -24,6 +24,9 @@ pub struct Entry {
     pub pool: String,
     /// Where it listens.
     pub listen: Vec<String>,
+    /// For each of these, device and inode of the file of a socket that howdah bound.
+    #[serde(default)]
+    pub files: Vec<Option<(u64, u64)>>,
     /// Where its scripts are, by their paths inside: `[fpm] chdir`, else its first mount.
     pub document_root: Option<PathBuf>,
 }
@@ -37,6 +40,13 @@ pub struct Record {
     pub generation: u64,
     /// Process 1 of the generation, by the host's numbers.
     pub pid: Option<i32>,
+    /// When that process was started, by the kernel's clock (field 22 of proc_pid_stat(5)).
+    #[serde(default)]
+    pub start_time: Option<u64>,
+    /// What the pool's file said when the generation was launched, as a hash: the
+    /// next howdah sees by it whether the generation is still what the file asks for.
+    #[serde(default)]
+    pub configuration: Option<u64>,
     /// Its cgroup's directory.
     pub cgroup: Option<PathBuf>,
     /// Good starts so far.

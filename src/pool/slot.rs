@@ -1,6 +1,7 @@
 //! One pool in the supervisor's hands: its file, its sockets, its machine and
 //! the generation that runs, if any.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -102,6 +103,14 @@ impl Slot {
         }
     }
 
+    /// Takes over a generation of an earlier howdah.
+    pub fn adopt(&mut self, generation: Generation, doors: Vec<Door>, now: Instant) {
+        self.record.generation = generation.number;
+        self.generation = Some(generation);
+        self.doors = doors;
+        self.machine = self.machine.clone().adopting(now);
+    }
+
     /// Becomes the pool that its file says now; the sockets must already be right.
     pub fn succeed(&mut self, pool: Pool, jitter: f64) {
         self.machine = machine_of(&pool, jitter);
@@ -134,6 +143,7 @@ impl Slot {
         let Some(prepared) = &self.prepared else { return Ok(notices) };
         self.doors = self.listeners.iter().map(Door::of).collect::<Result<_, _>>()?;
         self.listeners.iter().try_for_each(Listener::make_blocking)?;
+        self.record.configuration = Some(fingerprint(&self.pool));
         let sockets: Vec<_> = self.listeners.iter().map(AsFd::as_fd).collect();
         self.generation =
             Some(Generation::launch(&self.pool, prepared, &sockets, self.record.generation, base)?);
@@ -183,6 +193,13 @@ impl Slot {
     pub fn is_busy(&self) -> bool {
         self.generation.as_ref().is_some_and(|one| quiesce::is_busy(one.process.pid, &self.doors))
     }
+}
+
+/// What a pool's file says, as a number that another howdah of this build finds as well.
+pub fn fingerprint(pool: &Pool) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    format!("{pool:?}").hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Limits of the profile that nothing enforces here; those the file asks for would have been an error.

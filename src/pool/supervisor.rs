@@ -11,14 +11,17 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
 
 use super::activation::{self, Listener};
+use super::adoption::{Adopted, Fate, Found};
 use super::generation::Generation;
 use super::machine::{Action, After, Event, State};
 use super::prepare::{Places, Workshop};
-use super::record::{self, Entry, Roll};
+use super::quiesce::{self, Door};
+use super::record::{self, Entry, Record, Roll};
 use super::refuse::Refused;
-use super::slot::Slot;
+use super::slot::{self, Slot};
 use crate::config::pool::Pool;
 use crate::config::types::Listen;
 use crate::fpm::log::Kind;
@@ -36,6 +39,46 @@ pub struct Settings {
     pub parallel_starts: usize,
     /// Whether it ends when no pool runs any more.
     pub exit_when_idle: bool,
+}
+
+/// A pool as serve hands it over.
+pub struct Admission {
+    /// Its file, read.
+    pub pool: Pool,
+    /// Its sockets.
+    pub listeners: Vec<Listener>,
+    /// What is known of its life before this howdah.
+    pub record: Record,
+    /// Its generation of an earlier howdah.
+    pub adopted: Option<Adopted>,
+}
+
+impl Admission {
+    /// A cold pool that is new.
+    pub fn new(pool: Pool, listeners: Vec<Listener>) -> Self {
+        Self { pool, listeners, record: Record::default(), adopted: None }
+    }
+
+    /// Takes over what an earlier howdah left of the pool: its generation, and of
+    /// the addresses that nobody has passed the sockets.
+    ///
+    /// # Errors
+    /// Those of looking at a socket.
+    pub fn adopt(&mut self, found: Found, unbound: &[Listen]) -> nix::Result<()> {
+        let Found { generation, listeners } = found;
+        let doors = listeners.iter().map(Door::of).collect::<nix::Result<Vec<_>>>()?;
+        self.listeners.extend(listeners.into_iter().filter(|one| unbound.contains(one.address())));
+        let same = self.record.configuration == Some(slot::fingerprint(&self.pool))
+            && self.listeners.len() == doors.len()
+            && self
+                .listeners
+                .iter()
+                .all(|one| one.is_reachable() && doors.iter().any(|door| door.is_of(one)))
+            && unbound.iter().all(|address| self.listeners.iter().any(|one| one.address() == address));
+        let fate = if same { Fate::Keep } else { Fate::Replace };
+        self.adopted = Some(Adopted { generation, doors, fate });
+        Ok(())
+    }
 }
 
 /// Reads the pool files again: the good pools, and the files and directories
@@ -63,7 +106,7 @@ impl Token {
             Self::Log(index) => (4, index),
             Self::Refused(index) => (5, index),
         };
-        kind << 56 | index as u64
+        (kind << 56) | index as u64
     }
 
     fn unpack(data: u64) -> Self {
@@ -122,7 +165,7 @@ impl Supervisor {
     /// Those of epoll and signalfd.
     pub fn new(
         settings: Settings,
-        pools: Vec<(Pool, Vec<Listener>)>,
+        pools: Vec<Admission>,
         base: Option<Base>,
         reread: Reread,
     ) -> nix::Result<Self> {
@@ -151,8 +194,8 @@ impl Supervisor {
             ending: false,
             stale_roll: false,
         };
-        for (pool, listeners) in pools {
-            supervisor.admit(pool, listeners);
+        for admission in pools {
+            supervisor.admit(admission)?;
         }
         Ok(supervisor)
     }
@@ -177,10 +220,43 @@ impl Supervisor {
         self.write_roll();
     }
 
-    fn admit(&mut self, pool: Pool, listeners: Vec<Listener>) {
+    fn admit(&mut self, admission: Admission) -> nix::Result<()> {
+        let Admission { pool, listeners, record, adopted } = admission;
         let index = self.slots.len();
-        self.slots.push(Some(Slot::new(pool, listeners, jitter(index))));
-        self.watch(index, true);
+        let mut slot = Slot::new(pool, listeners, jitter(index));
+        slot.record = record;
+        let Some(Adopted { generation, doors, fate }) = adopted else {
+            let has_lived = slot.record != Record::default();
+            self.slots.push(Some(slot));
+            self.watch(index, true);
+            if has_lived {
+                self.write_record(index);
+            }
+            return Ok(());
+        };
+        let pid = generation.process.pid;
+        slot.adopt(generation, doors, Instant::now());
+        slot.successor = (fate == Fate::Replace).then(|| slot.pool.clone());
+        // It was on its way out already, or somebody removed a socket's file: its sockets are made anew.
+        slot.shut = slot.listeners.iter().any(|one| !one.is_reachable());
+        if slot.shut {
+            slot.listeners.iter_mut().for_each(|one| drop(one.stop_accepting_new()));
+        }
+        self.slots.push(Some(slot));
+        self.has_run = true;
+        self.listen_to_generation(index)?;
+        let what = match fate {
+            Fate::Keep => "",
+            Fate::Replace => "; its file or its sockets have changed, it drains",
+            Fate::End => "; its file is gone, it drains",
+        };
+        self.tell(index, Level::Notice, &format!("adopted from an earlier howdah (pid {pid}){what}"));
+        if fate != Fate::Keep {
+            self.drain(index, self.settings.places.drain);
+        }
+        self.set_clock(index);
+        self.write_record(index);
+        Ok(())
     }
 
     /// Serves until it is told to end.
@@ -356,6 +432,7 @@ impl Supervisor {
             self.watch(index, true);
         }
         self.write_record(index);
+        self.stale_roll = true;
     }
 
     fn on_status(&mut self, index: usize) {
@@ -641,7 +718,8 @@ impl Supervisor {
 
     fn freeze(&mut self, index: usize) {
         let Some(slot) = &self.slots[index] else { return };
-        let Some(generation) = &slot.generation else { return };
+        // What has ended may have left its number to another; its end is about to be told.
+        let Some(generation) = slot.generation.as_ref().filter(|one| !one.has_ended()) else { return };
         if generation.freezer.freeze(generation.process.pid).is_err() {
             self.events.push_back((index, Event::FreezeFailed));
             return;
@@ -677,8 +755,8 @@ impl Supervisor {
     }
 
     fn thaw(&mut self, index: usize) {
-        let Some(slot) = &mut self.slots[index] else { return };
-        let Some(generation) = &mut slot.generation else { return };
+        let Some(slot) = &self.slots[index] else { return };
+        let Some(generation) = slot.generation.as_ref().filter(|one| !one.has_ended()) else { return };
         if let Err(error) = generation.freezer.thaw(generation.process.pid) {
             let text = format!("cannot be thawed, and is ended: {}", sys::told(&error));
             self.signal(index, Signal::SIGKILL);
@@ -797,7 +875,8 @@ impl Supervisor {
             self.spare = spare;
             match activation::complete(&pool, &mut listeners) {
                 Ok(()) => {
-                    self.admit(pool, listeners);
+                    // Only a generation could be refused, and there is none.
+                    let _ = self.admit(Admission::new(pool, listeners));
                     self.tell(self.slots.len() - 1, Level::Notice, "new: listening");
                 }
                 Err(error) => journal::line(
@@ -818,9 +897,11 @@ impl Supervisor {
         self.stale_roll = true;
         self.queue.retain(|queued| *queued != index);
         if let Some(pool) = slot.successor.take() {
+            let keeps =
+                |one: &Listener| !slot.shut && pool.listen.contains(one.address()) && one.is_reachable();
             let (mut listeners, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut slot.listeners)
                 .into_iter()
-                .partition(|one| one.is_passed() || !slot.shut && pool.listen.contains(one.address()));
+                .partition(|one| one.is_passed() || keeps(one));
             close(gone);
             let completed = activation::complete(&pool, &mut listeners);
             slot.listeners = listeners;
@@ -850,6 +931,7 @@ impl Supervisor {
         let entry = |slot: &Slot| Entry {
             pool: slot.pool.name.to_string(),
             listen: slot.listeners.iter().map(|one| one.address().to_string()).collect(),
+            files: slot.listeners.iter().map(Listener::file).collect(),
             document_root: slot.pool.document_root(),
         };
         let roll = Roll {
@@ -863,7 +945,9 @@ impl Supervisor {
         let Some(slot) = &mut self.slots[index] else { return };
         slot.record.state = slot.machine.state().word().to_owned();
         let generation = slot.generation.as_ref();
-        slot.record.pid = generation.map(|generation| generation.process.pid.as_raw());
+        let pid = generation.map(|generation| generation.process.pid);
+        slot.record.pid = pid.map(Pid::as_raw);
+        slot.record.start_time = pid.and_then(quiesce::start_time);
         slot.record.cgroup = generation
             .and_then(|generation| generation.freezer.cgroup())
             .map(|cgroup| cgroup.directory().to_owned());

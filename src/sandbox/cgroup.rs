@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::Pid;
 
 use crate::sys;
@@ -45,7 +46,8 @@ fn refused(path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
     move |error| CgroupError::Refused { path, error }
 }
 
-/// Where cgroup v2 is mounted: the first of /proc/self/mountinfo.
+/// Where cgroup v2 is mounted: the first of /proc/self/mountinfo that is to be
+/// seen there. Another mount may cover it, and its path then means something else.
 ///
 /// # Errors
 /// [`CgroupError::NotMounted`]
@@ -54,9 +56,9 @@ pub fn mount_point() -> Result<PathBuf, CgroupError> {
     mounts
         .lines()
         .filter_map(|line| line.split_once(" - "))
-        .find(|(_, tail)| tail.starts_with("cgroup2 "))
-        .and_then(|(head, _)| head.split(' ').nth(4))
-        .map(PathBuf::from)
+        .filter(|(_, tail)| tail.starts_with("cgroup2 "))
+        .filter_map(|(head, _)| head.split(' ').nth(4).map(PathBuf::from))
+        .find(|path| statfs(path).is_ok_and(|data| data.filesystem_type() == CGROUP2_SUPER_MAGIC))
         .ok_or(CgroupError::NotMounted)
 }
 

@@ -2,10 +2,16 @@
 //! of it outlives the test, also when the test panics.
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::print_stderr)]
 
+pub mod nginx;
+pub mod torture;
+
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -38,6 +44,8 @@ pub struct Rig {
     directory: tempfile::TempDir,
     serve: Option<Child>,
     arguments: Vec<String>,
+    rootless: bool,
+    passed: Option<(OwnedFd, String)>,
 }
 
 impl Rig {
@@ -46,7 +54,8 @@ impl Rig {
         assert!(nix::unistd::geteuid().is_root(), "this test needs root: run ./test");
         let directory = tempfile::Builder::new().prefix("howdah-test-").tempdir_in("/tmp").unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let rig = Self { directory, serve: None, arguments: vec!["-v".to_owned()] };
+        let arguments = vec!["-v".to_owned()];
+        let rig = Self { directory, serve: None, arguments, rootless: false, passed: None };
         fs::create_dir(rig.path("pools")).unwrap();
         rig.write("howdah.toml", &format!("[serve]\nstate_dir = {:?}\ndrain = \"5s\"\n", rig.path("state")));
         rig
@@ -63,6 +72,12 @@ impl Rig {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, text).unwrap();
         path
+    }
+
+    /// Runs a command of the shell in the directory.
+    pub fn shell(&self, script: &str) {
+        let status = Command::new("sh").args(["-ec", script]).current_dir(self.directory.path()).status();
+        assert!(status.unwrap().success(), "{script}");
     }
 
     /// Makes the site `NAME/SCRIPT`, and a directory `NAME/` that belongs to `owner`.
@@ -108,6 +123,21 @@ impl Rig {
         self.write(&format!("profiles/{name}.toml"), text)
     }
 
+    /// serve runs as [`TENANT`], who may do nothing on this machine but make user namespaces.
+    pub fn rootless(mut self) -> Self {
+        self.rootless = true;
+        chown(self.directory.path(), Some(TENANT.1), Some(TENANT.2)).unwrap();
+        // The build's own directory may be closed to others.
+        fs::copy(HOWDAH, self.path("howdah")).unwrap();
+        self
+    }
+
+    /// serve gets the listening socket `socket` as systemd would pass it, under the name of a pool.
+    pub fn passing(mut self, socket: impl Into<OwnedFd>, name: &str) -> Self {
+        self.passed = Some((socket.into(), name.to_owned()));
+        self
+    }
+
     /// Without the `-v` that serve is given otherwise: its log is what an operator sees.
     pub fn quiet(mut self) -> Self {
         self.arguments.retain(|word| word != "-v");
@@ -140,12 +170,27 @@ impl Rig {
 
     /// The same, with something as its standard input.
     pub fn start_with(&mut self, stdin: Stdio, before: &[&str], environment: &[(&str, &str)]) {
+        // What an earlier serve of this rig said stands in `log.before`.
+        let earlier = File::options().append(true).create(true).open(self.path("log.before"));
+        earlier.unwrap().write_all(self.log().as_bytes()).unwrap();
         let log = File::create(self.path("log")).unwrap();
-        let words: Vec<&str> = before.iter().copied().chain([HOWDAH]).collect();
-        let mut command = Command::new(words[0]);
+        let program = if self.rootless { self.path("howdah") } else { HOWDAH.into() };
+        let mut words: Vec<OsString> = before.iter().map(OsString::from).collect();
+        let mut input = stdin;
+        if let Some((socket, name)) = &self.passed {
+            // The shell becomes howdah: its pid is howdah's.
+            let script = "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=$0 exec \"$@\"";
+            words.extend(["sh", "-c", script, name].map(OsString::from));
+            input = socket.try_clone().unwrap().into();
+        }
+        words.push(program.into());
+        let mut command = Command::new(&words[0]);
         command.args(&words[1..]).args(["serve", "--runtime-dir"]).arg(self.path("run"));
         command.arg("--config").arg(self.path("howdah.toml")).args(&self.arguments).arg(self.path("pools"));
-        command.envs(environment.iter().copied()).stdin(stdin);
+        command.envs(environment.iter().copied()).stdin(input);
+        if self.rootless {
+            command.uid(TENANT.1).gid(TENANT.2);
+        }
         self.serve = Some(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
     }
 
@@ -312,6 +357,13 @@ impl Rig {
         }
     }
 
+    /// Kills serve as a crash would, in the middle of whatever it does.
+    pub fn crash(&mut self) {
+        let mut serve = self.serve.take().unwrap();
+        serve.kill().unwrap();
+        serve.wait().unwrap();
+    }
+
     /// Ends serve by SIGTERM; its exit status.
     pub fn end(&mut self) -> i32 {
         self.signal(nix::sys::signal::Signal::SIGTERM);
@@ -342,9 +394,18 @@ impl Drop for Rig {
             let _ = serve.kill();
             let _ = serve.wait();
         }
+        // Without a cgroup only the records tell what serve left.
+        for pool in fs::read_dir(self.path("run/pools")).into_iter().flatten().flatten() {
+            let pid = self.record(&pool.file_name().to_string_lossy()).pid.filter(|_| self.rootless);
+            pid.map(|pid| {
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)
+            });
+        }
         kill_cgroup(&self.cgroup());
         if std::thread::panicking() {
-            eprintln!("log of serve:\n{}", self.log());
+            let before = fs::read_to_string(self.path("log.before")).unwrap_or_default();
+            let lines: Vec<String> = (before + &self.log()).lines().map(str::to_owned).collect();
+            eprintln!("log of serve:\n{}", lines[lines.len().saturating_sub(300)..].join("\n"));
         }
     }
 }

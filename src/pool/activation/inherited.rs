@@ -142,7 +142,7 @@ fn take(number: RawFd, name: Option<String>) -> Result<Inherited, ActivationErro
 }
 
 /// Where `fd` listens, or why no pool can use it.
-fn examine(fd: &OwnedFd, local: Result<SockaddrStorage, Errno>) -> Result<Listen, String> {
+pub(super) fn examine(fd: &OwnedFd, local: Result<SockaddrStorage, Errno>) -> Result<Listen, String> {
     let kind = getsockopt(fd, sockopt::SockType);
     if kind == Err(Errno::ENOTSOCK) {
         return Err("it is no socket: remove it from the unit that starts howdah".into());

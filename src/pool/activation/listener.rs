@@ -8,7 +8,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::socket::{getsockname, getsockopt, sockopt};
 
 use super::bind::{bind, unlink_failed};
 use super::error::{ActivationError, errno};
@@ -42,7 +42,7 @@ pub enum Health {
 }
 
 /// A file, whatever its name: device and inode number (stat(2)).
-pub(super) type Identity = (u64, u64);
+pub type Identity = (u64, u64);
 
 /// A listening socket of a pool. Dropping it closes the descriptor and leaves
 /// the path of a unix socket: [`Listener::close_and_unlink`] is for that.
@@ -75,6 +75,34 @@ impl Listener {
     /// Who made it.
     pub fn origin(&self) -> &Origin {
         &self.origin
+    }
+
+    /// Takes over a socket that an earlier howdah bound and a generation still
+    /// has. `files`: for each address, the file that howdah made for it. `None`
+    /// for a descriptor that no pool can listen on.
+    pub fn adopt(fd: OwnedFd, files: &[(String, Option<Identity>)]) -> Option<Self> {
+        let address = super::inherited::examine(&fd, getsockname(fd.as_raw_fd())).ok()?;
+        let text = address.to_string();
+        let file = files.iter().find(|(known, _)| *known == text).and_then(|(_, file)| *file);
+        let listener = Self::new(address, Origin::Own, file, fd);
+        if matches!(listener.address, Listen::Tcp(_)) {
+            // It may be that of a pool that was on its way out.
+            let _ = sys::attach_filter(listener.as_fd(), &KEEP_ALL);
+        }
+        Some(listener)
+    }
+
+    /// Device and inode of the file of an own unix socket.
+    pub fn file(&self) -> Option<Identity> {
+        self.file
+    }
+
+    /// Whether a new connection can reach it, as far as its file goes: one that
+    /// was removed or replaced leaves a socket that nobody finds.
+    pub fn is_reachable(&self) -> bool {
+        let (Listen::Unix(path), Origin::Own) = (&self.address, &self.origin) else { return true };
+        std::fs::symlink_metadata(path.as_path())
+            .is_ok_and(|found| Some((found.dev(), found.ino())) == self.file)
     }
 
     /// Clears O_NONBLOCK (fcntl(2), F_SETFL), which a generation may have set:
@@ -195,6 +223,10 @@ struct Events {
     readable: bool,
     hung_up: bool,
 }
+
+/// Keeps every packet: what a socket without a filter does, and what takes another filter's place.
+const KEEP_ALL: [libc::sock_filter; 1] =
+    [libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: u32::MAX }];
 
 /// Classic BPF that drops a TCP segment with SYN and without ACK, and takes
 /// all others: a listener's filter also sees the last ACK of a handshake, and

@@ -23,4 +23,4 @@ pub use assign::{Assigned, Notice, assign, complete};
 pub use bind::bind;
 pub use error::{ActivationError, Passed};
 pub use inherited::{Inherited, close_other_descriptors, inherited};
-pub use listener::{Health, Listener, Origin};
+pub use listener::{Health, Identity, Listener, Origin};
