@@ -280,7 +280,7 @@ fn a_mount_source_that_is_missing_is_told_by_check_and_at_start() {
     );
     assert_eq!(said(&check(&rig, &["pools"])), (CONFIGURATION, line(&text)));
     let text = format!(
-        "open {missing} on {missing}: No such file or directory (ENOENT): \
+        "open {missing}: No such file or directory (ENOENT): \
          create it, or take the mount out of the pool file"
     );
     refused_at_start(&mut rig, &text);

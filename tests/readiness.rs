@@ -108,7 +108,7 @@ fn a_document_root_that_is_not_there_is_named() {
         &rig,
         "blog",
         &format!(
-            "open {0} on {0}: No such file or directory (ENOENT): create it, or take the mount out of the pool file",
+            "open {0}: No such file or directory (ENOENT): create it, or take the mount out of the pool file",
             site.display()
         ),
     );

@@ -122,7 +122,7 @@ pub(super) fn prepare(mount: &Mount, sources: Sources<'_>) -> Result<Tree, StepE
         Some("bind") | None => {
             let path =
                 mount.source().as_deref().ok_or_else(|| refused(Step::AttachMount, mount, Errno::EINVAL))?;
-            let source = sources.open(path).map_err(|errno| refused(Step::OpenSource, mount, errno))?;
+            let source = sources.open(path).at(Step::OpenSource, path.display().to_string())?;
             Source::Detached(bind(source.as_fd(), options.attributes, options.recursive, &words(mount))?)
         }
         Some(_) => return Err(refused(Step::AttachMount, mount, Errno::ENODEV)),
