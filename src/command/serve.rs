@@ -17,9 +17,10 @@ use crate::config::pool::{Pool, ServeConfig};
 use crate::config::{Defaults, HostAccounts, load_pools, load_serve, parse_pool};
 use crate::journal::{self, Level, Origin};
 use crate::pool::activation::{self, Assigned, Inherited};
-use crate::pool::adoption::{self, Estate, Fate, Found};
+use crate::pool::admission::{Admission, Fate};
+use crate::pool::adoption::{self, Estate, Found};
 use crate::pool::prepare::Places;
-use crate::pool::supervisor::{Admission, Settings, Supervisor};
+use crate::pool::supervisor::{Settings, Supervisor};
 use crate::sandbox::cgroup::Base;
 use crate::sys;
 

@@ -2,12 +2,11 @@
 //! howdah takes over each one that it can prove to be its own.
 //!
 //! The proof of a generation: its process is alive; its cgroup is `POOL.NUMBER`
-//! below our base, where only howdah and root can put a process, and the pool
-//! has a directory in our runtime directory; it is process 1 of its pid
-//! namespace; where the record was still written, it has the recorded pid and
-//! start time; it runs a php-fpm; and it listens. Where there is no cgroup the
-//! record alone must tell pid and start time. What cannot be proven is left
-//! alone and told.
+//! below our base, where only howdah and root can put a process, and our runtime
+//! directory has the pool; it is process 1 of its pid namespace, with the pid
+//! and start time of the record, if that was still written; it runs a php-fpm;
+//! and it listens. Without a cgroup the record alone must tell pid and start
+//! time. What cannot be proven is left alone and told.
 
 use std::collections::HashMap;
 use std::fs;
@@ -21,7 +20,7 @@ use nix::unistd::Pid;
 use super::activation::{Identity, Listener};
 use super::generation::Generation;
 use super::prepare::Places;
-use super::quiesce::{self, Door, Freezer};
+use super::quiesce::{self, Freezer};
 use super::record::{self, Record, Roll};
 use crate::sandbox::cgroup::{Base, Cgroup};
 use crate::sys;
@@ -51,27 +50,6 @@ impl Found {
         let owner = fs::metadata(format!("/proc/{}", self.generation.process.pid)).ok()?.uid();
         nix::unistd::User::from_uid(owner.into()).ok()?.map(|user| user.name)
     }
-}
-
-/// A generation as the supervisor takes it over.
-pub struct Adopted {
-    /// It.
-    pub generation: Generation,
-    /// What its sockets look like from outside.
-    pub doors: Vec<Door>,
-    /// What is to become of it.
-    pub fate: Fate,
-}
-
-/// What becomes of a generation that was taken over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
-    /// It is what the pool's file asks for.
-    Keep,
-    /// It drains, and the pool becomes what its file asks for.
-    Replace,
-    /// It drains, and the pool is forgotten.
-    End,
 }
 
 /// What may be a generation.
@@ -223,22 +201,26 @@ fn take(
         return Err(format!("its record names another process, {}", record.pid.unwrap_or_default()));
     }
     // A howdah that died while it looked into it left it standing still.
-    freezer.thaw(pid).map_err(|error| format!("it cannot be thawed: {error}"))?;
+    freezer.thaw(pid).map_err(|error| format!("it cannot be thawed: {}", sys::told(&error)))?;
     await_php_fpm(pid)?;
     let listeners = listeners_of(pid, &pidfd, files)?;
-    let generation = Generation::adopt(number, pid, pidfd, freezer).map_err(|error| error.to_string())?;
+    let generation = Generation::adopt(number, pid, pidfd, freezer).map_err(|error| sys::told(&error))?;
     if generation.has_ended() {
         return Err("it has just ended".to_owned());
     }
     Ok(Found { generation, listeners })
 }
 
+/// Without root a howdah has no rights over what another's user namespace holds.
+fn not_looked_into(error: &std::io::Error) -> String {
+    format!("it cannot be looked into: {}", sys::told(error))
+}
+
 /// Waits until the process has become php-fpm: its howdah may have died while it was setting up its walls.
 fn await_php_fpm(pid: Pid) -> Result<(), String> {
     let limit = Instant::now() + EXEC_LIMIT;
     loop {
-        let program =
-            fs::read_link(format!("/proc/{pid}/exe")).map_err(|error| format!("its program: {error}"))?;
+        let program = fs::read_link(format!("/proc/{pid}/exe")).map_err(|error| not_looked_into(&error))?;
         if name_of(&program).starts_with("php") {
             return Ok(());
         }
@@ -255,9 +237,8 @@ fn listeners_of(
     pidfd: &OwnedFd,
     files: &[(String, Option<Identity>)],
 ) -> Result<Vec<Listener>, String> {
-    let refuse = |error: std::io::Error| format!("its descriptors: {error}");
     let mut numbers: Vec<i32> = fs::read_dir(format!("/proc/{pid}/fd"))
-        .map_err(refuse)?
+        .map_err(|error| not_looked_into(&error))?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .collect();
     numbers.sort_unstable();

@@ -1,6 +1,7 @@
 //! The life of pools: their sockets, their states, the supervisor's loop.
 
 pub mod activation;
+pub mod admission;
 pub mod adoption;
 pub mod generation;
 pub mod machine;

@@ -94,7 +94,7 @@ pub fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
     fs::rename(&fresh, path)
 }
 
-/// Reads what [`write`] wrote.
+/// Reads what [`write()`] wrote.
 ///
 /// # Errors
 /// That of reading, or text that is no such value.

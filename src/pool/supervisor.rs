@@ -14,16 +14,15 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
 use super::activation::{self, Listener};
-use super::adoption::{Adopted, Fate, Found};
+use super::admission::{Admission, Adopted, Fate};
 use super::generation::Generation;
 use super::machine::{Action, After, Event, State};
 use super::prepare::{Places, Workshop};
-use super::quiesce::{self, Door};
+use super::quiesce;
 use super::record::{self, Entry, Record, Roll};
 use super::refuse::Refused;
-use super::slot::{self, Slot};
+use super::slot::Slot;
 use crate::config::pool::Pool;
-use crate::config::types::Listen;
 use crate::fpm::log::Kind;
 use crate::journal::{self, Level, Origin};
 use crate::sandbox::Outcome;
@@ -39,46 +38,6 @@ pub struct Settings {
     pub parallel_starts: usize,
     /// Whether it ends when no pool runs any more.
     pub exit_when_idle: bool,
-}
-
-/// A pool as serve hands it over.
-pub struct Admission {
-    /// Its file, read.
-    pub pool: Pool,
-    /// Its sockets.
-    pub listeners: Vec<Listener>,
-    /// What is known of its life before this howdah.
-    pub record: Record,
-    /// Its generation of an earlier howdah.
-    pub adopted: Option<Adopted>,
-}
-
-impl Admission {
-    /// A cold pool that is new.
-    pub fn new(pool: Pool, listeners: Vec<Listener>) -> Self {
-        Self { pool, listeners, record: Record::default(), adopted: None }
-    }
-
-    /// Takes over what an earlier howdah left of the pool: its generation, and of
-    /// the addresses that nobody has passed the sockets.
-    ///
-    /// # Errors
-    /// Those of looking at a socket.
-    pub fn adopt(&mut self, found: Found, unbound: &[Listen]) -> nix::Result<()> {
-        let Found { generation, listeners } = found;
-        let doors = listeners.iter().map(Door::of).collect::<nix::Result<Vec<_>>>()?;
-        self.listeners.extend(listeners.into_iter().filter(|one| unbound.contains(one.address())));
-        let same = self.record.configuration == Some(slot::fingerprint(&self.pool))
-            && self.listeners.len() == doors.len()
-            && self
-                .listeners
-                .iter()
-                .all(|one| one.is_reachable() && doors.iter().any(|door| door.is_of(one)))
-            && unbound.iter().all(|address| self.listeners.iter().any(|one| one.address() == address));
-        let fate = if same { Fate::Keep } else { Fate::Replace };
-        self.adopted = Some(Adopted { generation, doors, fate });
-        Ok(())
-    }
 }
 
 /// Reads the pool files again: the good pools, and the files and directories
