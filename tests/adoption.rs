@@ -140,7 +140,7 @@ fn a_file_that_changed_meanwhile_replaces_what_was_taken_over() {
     rig.pool("blog", &LONG.replace("max_children = 1", "max_children = 2"));
     rig.serve();
     wait_gone(master);
-    rig.wait_log("its file has changed");
+    rig.wait_log("its file or its sockets have changed, it drains");
     rig.text("blog", "/index.php");
     assert_eq!(rig.record("blog").generation, 2);
     assert_eq!(rig.end(), 0);

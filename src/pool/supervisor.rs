@@ -23,6 +23,7 @@ use super::record::{self, Entry, Record, Roll};
 use super::refuse::Refused;
 use super::slot::Slot;
 use crate::config::pool::Pool;
+use crate::config::types::Listen;
 use crate::fpm::log::Kind;
 use crate::journal::{self, Level, Origin};
 use crate::sandbox::Outcome;
