@@ -328,3 +328,23 @@ fn state_directories_are_their_pools_users_alone() {
     let line = rig.wait_log("[one.1]");
     assert!(line.contains("belongs to uid 34, not to the pool's user www-data"), "{line}");
 }
+
+#[test]
+fn the_runtime_directory_tells_other_users_nothing_of_a_pool() {
+    let mut rig = Rig::new();
+    rig.inside("blog", TENANT, "[fpm.env]\nPASSWORD = \"secret\"");
+    rig.serve();
+    rig.php("blog", "echo 'ok';");
+    assert_eq!(rig.path("run/pools").metadata().unwrap().mode() & 0o777, 0o700);
+    let file = rig.path("run/pools/blog/rootfs/etc/howdah/php-fpm.conf");
+    assert!(fs::read_to_string(&file).unwrap().contains("secret"), "what is to be hidden is not there");
+    let run = rig.path("run");
+    let outside = |words: &[&str]| {
+        let ids = ["--reuid", "34", "--regid", "33", "--clear-groups"];
+        std::process::Command::new("setpriv").args(ids).args(words).output().unwrap()
+    };
+    assert!(!outside(&["cat", file.to_str().unwrap()]).status.success(), "read by another of its group");
+    let asked = outside(&[rig::HOWDAH, "ps", "--runtime-dir", run.to_str().unwrap()]);
+    let line = String::from_utf8(asked.stderr).unwrap();
+    assert!(line.ends_with("Permission denied (EACCES): ask as root\n"), "{line}");
+}

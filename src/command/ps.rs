@@ -14,15 +14,23 @@ use crate::sys;
 pub(super) fn run(arguments: &Ps) -> Result<(), Failure> {
     let runtime = runtime_dir(&arguments.runtime, None)?;
     let roll = read_roll(&runtime)?;
-    let rows: Vec<(Entry, Record)> = roll
+    let rows = roll
         .pools
         .into_iter()
         .map(|entry| {
-            let record = record::read(&record::record_file(&runtime, &entry.pool));
-            let cold = Record { state: "cold".to_owned(), ..Record::default() };
-            (entry, record.unwrap_or(cold))
+            let file = record::record_file(&runtime, &entry.pool);
+            let record = match record::read(&file) {
+                // Never started: it has no record, and needs none.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    Ok(Record { state: "cold".to_owned(), ..Record::default() })
+                }
+                other => other,
+            };
+            let told =
+                |error| Failure::new(1, format!("{}: {}: ask as root", file.display(), sys::told(&error)));
+            record.map(|record| (entry, record)).map_err(told)
         })
-        .collect();
+        .collect::<Result<Vec<(Entry, Record)>, Failure>>()?;
     if arguments.json {
         let all: Vec<Value> = rows.iter().map(|(entry, record)| to_json(entry, record)).collect();
         println!("{}", serde_json::to_string_pretty(&all).unwrap_or_default());

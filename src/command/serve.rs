@@ -1,7 +1,8 @@
 //! `howdah serve`: from what was typed to a running supervisor.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -158,6 +159,10 @@ fn take_runtime_dir(runtime: &Path) -> Result<Flock<File>, Failure> {
         Failure::new(LAUNCH, format!("make {}: {}{hint}", runtime.display(), sys::told(&error)))
     };
     fs::create_dir_all(runtime).map_err(refuse)?;
+    // Configurations with tenants' secrets, and records with what tenants printed: for nobody else's eyes.
+    let pools = runtime.join("pools");
+    DirBuilder::new().recursive(true).mode(0o700).create(&pools).map_err(refuse)?;
+    fs::set_permissions(&pools, fs::Permissions::from_mode(0o700)).map_err(refuse)?;
     let mut file = File::create(runtime.join("lock")).map_err(refuse)?;
     let until = Instant::now() + LOCK_LIMIT;
     loop {
