@@ -7,9 +7,9 @@
 //! hence [`Listener::make_blocking`] before each start and
 //! [`Listener::health`] after each end.
 //!
-//! In the order of a start of `serve`: [`inherited`], before anything else
+//! In the order of a start of `serve`: [`inherited()`], before anything else
 //! opens a descriptor; [`close_other_descriptors`], with those kept;
-//! [`assign`]; then [`bind()`] for every address that nobody passed.
+//! [`assign()`]; then [`bind()`] for every address that nobody passed.
 //!
 //! This room knows nothing of containers, php-fpm or what state a pool is in.
 
