@@ -1,0 +1,252 @@
+//! From actions to deeds: does to sockets, processes and cgroups what a pool's
+//! machine says. When and why is the machine's to know.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use nix::sys::epoll::{EpollEvent, EpollFlags};
+use nix::sys::signal::Signal;
+
+use super::Supervisor;
+use super::reports::tell_lines;
+use super::tokens::Token;
+use crate::journal::Level;
+use crate::pool::activation::Listener;
+use crate::pool::machine::{Action, Event, State};
+use crate::pool::refuse::Refused;
+use crate::pool::slot::Slot;
+use crate::sys;
+
+/// Connections on their way to a 503; more wait in the queue.
+const MOST_REFUSED: usize = 256;
+/// How often a generation that is freezing is asked whether it stands still.
+const FREEZE_ASK: Duration = Duration::from_micros(200);
+/// How many times of that before the loop goes on with something else.
+const FREEZE_ASKS: u32 = 10;
+
+impl Supervisor {
+    pub(super) fn act(&mut self, index: usize, action: Action) {
+        match action {
+            Action::Watch => self.watch(index, true),
+            Action::Unwatch => self.watch(index, false),
+            Action::Launch => self.launch(index),
+            Action::AskAccepted => {
+                let accepted = self.slots[index].as_ref().is_some_and(Slot::has_accepted);
+                self.events.push_back((index, Event::Accepted(accepted)));
+            }
+            Action::ReportStarted => self.report_started(index),
+            Action::ReportTimeout => self.report_timeout(index),
+            Action::ReportExit => {
+                let reason = self.slots[index].as_ref().and_then(|slot| slot.record.last_error.clone());
+                self.tell_failure(index, &reason.unwrap_or_default());
+            }
+            Action::Look => {
+                let Some(slot) = &mut self.slots[index] else { return };
+                let (active, dead) = (slot.look(), !slot.listeners.iter().all(Listener::accepts));
+                self.events.push_back((index, Event::Looked { active }));
+                if dead {
+                    self.repair(index);
+                }
+            }
+            Action::Freeze => self.freeze(index),
+            Action::Thaw => self.thaw(index),
+            Action::Kill => self.signal(index, Signal::SIGKILL),
+            Action::Quit => self.signal(index, Signal::SIGQUIT),
+            Action::ReportCut => {
+                self.tell(index, Level::Warning, "the drain time is over: requests in progress are cut")
+            }
+            Action::Refuse => self.refuse(index),
+            // Done by `drain`, before it asked whether anybody waits.
+            Action::StopListening => {}
+        }
+    }
+
+    pub(super) fn watch(&mut self, index: usize, on: bool) {
+        let Some(slot) = &mut self.slots[index] else { return };
+        if slot.watched == on {
+            return;
+        }
+        slot.watched = on;
+        for listener in &slot.listeners {
+            let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
+            let event = EpollEvent::new(flags, Token::Listener(index).pack());
+            let _ = if on { self.epoll.add(listener, event) } else { self.epoll.delete(listener) };
+        }
+    }
+
+    fn launch(&mut self, index: usize) {
+        self.has_run = true;
+        let Some(slot) = &mut self.slots[index] else { return };
+        match slot.launch(&mut self.workshop, &self.settings.places, self.base.as_ref()) {
+            Ok(notices) => {
+                notices.iter().for_each(|notice| self.tell(index, Level::Notice, notice));
+                if let Err(errno) = self.listen_to_generation(index) {
+                    self.start_failed(index, &format!("epoll: {errno}"));
+                }
+            }
+            Err(error) => {
+                self.tell_failure(index, &error.to_string());
+                self.events.push_back((index, Event::LaunchFailed));
+            }
+        }
+    }
+
+    pub(super) fn listen_to_generation(&self, index: usize) -> nix::Result<()> {
+        let Some(generation) = self.slots[index].as_ref().and_then(|slot| slot.generation.as_ref()) else {
+            return Ok(());
+        };
+        let add = |fd: BorrowedFd<'_>, token: Token| {
+            self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token.pack()))
+        };
+        add(generation.process.status.as_fd(), Token::Status(index))?;
+        add(generation.process.pidfd.as_fd(), Token::End(index))?;
+        add(generation.log(), Token::Log(index))
+    }
+
+    /// Lets go of a generation that has ended, and of what is left of it on the host.
+    pub(super) fn forget_generation(&mut self, index: usize) {
+        let Some(slot) = &mut self.slots[index] else { return };
+        let Some(mut generation) = slot.generation.take() else { return };
+        // What is still held is of a start that failed: its reason has been told.
+        tell_lines(&slot.pool, &mut generation, Level::Debug);
+        generation.process.kill();
+        for fd in [generation.process.status.as_fd(), generation.process.pidfd.as_fd(), generation.log()] {
+            let _ = self.epoll.delete(fd);
+        }
+        // It may be on its way still, if the launch failed.
+        let _ = nix::sys::wait::waitpid(generation.process.pid, None);
+        if let Some(cgroup) = generation.freezer.cgroup() {
+            // Its last processes are reaped by process 1's end; the kernel may need a moment more.
+            for _ in 0..20 {
+                match cgroup.remove() {
+                    Err(error) if error.raw_os_error() == Some(libc::EBUSY) => std::thread::sleep(FREEZE_ASK),
+                    _ => break,
+                }
+            }
+        }
+    }
+
+    fn freeze(&mut self, index: usize) {
+        let Some(slot) = &self.slots[index] else { return };
+        // What has ended may have left its number to another; its end is about to be told.
+        let Some(generation) = slot.generation.as_ref().filter(|one| !one.has_ended()) else { return };
+        if generation.freezer.freeze(generation.process.pid).is_err() {
+            self.events.push_back((index, Event::FreezeFailed));
+            return;
+        }
+        self.ask_frozen(index, FREEZE_ASKS);
+    }
+
+    /// Asks up to `times` whether it stands still; looks into it then.
+    pub(super) fn ask_frozen(&mut self, index: usize, times: u32) {
+        for round in 0..times {
+            let Some(slot) = &mut self.slots[index] else { return };
+            let (State::Freezing { .. }, Some(generation)) = (slot.machine.state(), &slot.generation) else {
+                return;
+            };
+            match generation.freezer.is_frozen(generation.process.pid) {
+                Ok(true) => {
+                    // Who waits for a howdah that ends has nobody else.
+                    let waits = slot.machine.is_draining() && slot.has_own_waiting();
+                    let busy = slot.is_busy() || waits;
+                    slot.record.busy_looks += u64::from(busy);
+                    self.events.push_back((index, Event::Inspected { busy }));
+                    return;
+                }
+                Ok(false) if round + 1 < times => std::thread::sleep(FREEZE_ASK),
+                Ok(false) => {}
+                Err(_) => {
+                    self.events.push_back((index, Event::FreezeFailed));
+                    return;
+                }
+            }
+        }
+        self.freezing.push(index);
+    }
+
+    fn thaw(&mut self, index: usize) {
+        let Some(slot) = &self.slots[index] else { return };
+        let Some(generation) = slot.generation.as_ref().filter(|one| !one.has_ended()) else { return };
+        if let Err(error) = generation.freezer.thaw(generation.process.pid) {
+            let text = format!("cannot be thawed, and is ended: {}", sys::told(&error));
+            self.signal(index, Signal::SIGKILL);
+            self.tell(index, Level::Error, &text);
+        }
+    }
+
+    fn signal(&self, index: usize, signal: Signal) {
+        let Some(generation) = self.slots[index].as_ref().and_then(|slot| slot.generation.as_ref()) else {
+            return;
+        };
+        let _ = sys::pidfd_send_signal(generation.process.pidfd.as_fd(), signal);
+    }
+
+    fn refuse(&mut self, index: usize) {
+        let Some(slot) = &self.slots[index] else { return };
+        // A successor, or the next howdah at systemd's socket, will serve them.
+        let ended = *slot.machine.state() == State::Ended;
+        if ended && slot.leaves_its_queue() {
+            return;
+        }
+        let now = Instant::now();
+        let retry = slot
+            .machine
+            .deadline()
+            .map_or(Duration::from_secs(1), |until| until.saturating_duration_since(now));
+        let incident = format!("{}.{}", slot.pool.name, slot.record.generation);
+        let mut room = MOST_REFUSED.saturating_sub(self.refused.iter().flatten().count());
+        let mut fresh = Vec::new();
+        for listener in slot.listeners.iter().filter(|one| !(ended && one.is_passed())) {
+            let accepted = Refused::accept_all(listener.as_fd(), room, retry, &incident, now);
+            room -= accepted.len();
+            fresh.extend(accepted);
+        }
+        for mut refused in fresh {
+            if !refused.go_on() {
+                continue;
+            }
+            let free = self.refused.iter().position(Option::is_none).unwrap_or(self.refused.len());
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Refused(free).pack());
+            if self.epoll.add(&refused, event).is_ok() {
+                if free == self.refused.len() {
+                    self.refused.push(None);
+                }
+                self.refused[free] = Some(refused);
+            }
+        }
+        // Its sockets stay readable: watched, they would keep the loop awake until there is room.
+        if room == 0 && !ended {
+            self.watch(index, false);
+            self.crowded.push(index);
+        }
+    }
+
+    /// Watches the pools again that found no room, if there is some now.
+    pub(super) fn make_room(&mut self) {
+        if self.crowded.is_empty() || self.refused.iter().flatten().count() >= MOST_REFUSED {
+            return;
+        }
+        for index in std::mem::take(&mut self.crowded) {
+            let state = self.slots[index].as_ref().map(|slot| *slot.machine.state());
+            if matches!(state, Some(State::Cold | State::Backoff { .. })) {
+                self.watch(index, true);
+            }
+        }
+    }
+
+    /// Lets the next pool start that waits for its turn. One whose client has
+    /// gone, or that was started another way, does not take another's turn.
+    pub(super) fn start_next(&mut self) {
+        while let Some(index) = self.queue.pop_front() {
+            let Some(slot) = &self.slots[index] else { continue };
+            if *slot.machine.state() != State::Cold {
+                continue;
+            }
+            let starts = slot.has_waiting();
+            self.watch(index, true);
+            if starts {
+                return;
+            }
+        }
+    }
+}

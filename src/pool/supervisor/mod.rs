@@ -1,0 +1,247 @@
+//! The supervisor: one thread, one epoll. The world becomes events for each
+//! pool's machine, its actions become deeds. When every pool is cold it sleeps
+//! without end.
+//!
+//! Here is what it holds, its loop, and its clock. `tokens` says what an epoll
+//! event is about, `world` makes events of it, `deeds` does what a machine
+//! says, `reports` tells of it, and in `roster` pools come and go.
+
+mod deeds;
+mod reports;
+mod roster;
+mod tokens;
+mod world;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use self::roster::close;
+use self::tokens::Token;
+use super::activation::Listener;
+use super::admission::Admission;
+use super::machine::{Event, State};
+use super::prepare::{Places, Workshop};
+use super::refuse::Refused;
+use super::slot::Slot;
+use crate::config::pool::Pool;
+use crate::journal::{self, Level, Origin};
+use crate::sandbox::cgroup::Base;
+
+/// How serve is to run.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where it keeps its things.
+    pub places: Places,
+    /// How many pools may be starting at once.
+    pub parallel_starts: usize,
+    /// Whether it ends when no pool runs any more.
+    pub exit_when_idle: bool,
+}
+
+/// Reads the pool files again: the good pools, and the files and directories
+/// that cannot be read, whose pools stay as they are.
+pub type Reread = Box<dyn FnMut() -> (Vec<Pool>, Vec<PathBuf>)>;
+
+/// The loop and all it holds.
+pub struct Supervisor {
+    settings: Settings,
+    reread: Reread,
+    epoll: Epoll,
+    signals: SignalFd,
+    slots: Vec<Option<Slot>>,
+    /// systemd's sockets of pools that went; a later reload may want them.
+    spare: Vec<Listener>,
+    clock: BTreeSet<(Instant, usize)>,
+    events: VecDeque<(usize, Event)>,
+    /// Pools with a connection, which wait for their turn to start.
+    queue: VecDeque<usize>,
+    /// Pools that are freezing.
+    freezing: Vec<usize>,
+    refused: Vec<Option<Refused>>,
+    /// Pools with connections for which there was no room among the refused.
+    crowded: Vec<usize>,
+    workshop: Workshop,
+    base: Option<Base>,
+    has_run: bool,
+    ending: bool,
+    /// Whether pools came or went since the roll was written.
+    stale_roll: bool,
+}
+
+impl Supervisor {
+    /// A supervisor of `pools`, each with its listeners. `base` is where
+    /// generations get their cgroups; without one they are frozen by signals.
+    ///
+    /// # Errors
+    /// Those of epoll and signalfd.
+    pub fn new(
+        settings: Settings,
+        pools: Vec<Admission>,
+        base: Option<Base>,
+        reread: Reread,
+    ) -> nix::Result<Self> {
+        let mut mask = SigSet::empty();
+        [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().for_each(|signal| mask.add(signal));
+        mask.thread_block()?;
+        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&signals, EpollEvent::new(EpollFlags::EPOLLIN, Token::Signal.pack()))?;
+        let mut supervisor = Self {
+            settings,
+            reread,
+            epoll,
+            signals,
+            slots: Vec::with_capacity(pools.len()),
+            spare: Vec::new(),
+            clock: BTreeSet::new(),
+            events: VecDeque::new(),
+            queue: VecDeque::new(),
+            freezing: Vec::new(),
+            refused: Vec::new(),
+            crowded: Vec::new(),
+            workshop: Workshop::default(),
+            base,
+            has_run: false,
+            ending: false,
+            stale_roll: false,
+        };
+        for admission in pools {
+            supervisor.admit(admission)?;
+        }
+        Ok(supervisor)
+    }
+
+    /// Asks each image what php it has, so that no visitor waits for that; then
+    /// `ps` may see the pools, for nothing of howdah's own runs any more.
+    pub fn warm_up(&mut self) {
+        let pools: Vec<Pool> = {
+            let mut seen = std::collections::HashSet::new();
+            let pools = self.slots.iter().flatten().map(|slot| &slot.pool);
+            pools.filter(|pool| seen.insert((pool.image.clone(), pool.fpm.binary.clone()))).cloned().collect()
+        };
+        for pool in pools {
+            if let Err(error) = self.workshop.image(&pool, &self.settings.places) {
+                journal::line(
+                    Level::Error,
+                    Origin { pool: Some(pool.name.as_str()), generation: None },
+                    &error.to_string(),
+                );
+            }
+        }
+        self.write_roll();
+    }
+
+    /// Serves until it is told to end.
+    ///
+    /// # Errors
+    /// That of epoll_wait(2).
+    pub fn run(&mut self) -> nix::Result<()> {
+        let mut events = vec![EpollEvent::empty(); 64];
+        let began = Instant::now();
+        loop {
+            self.settle();
+            if self.is_over(began) {
+                return Ok(());
+            }
+            if std::mem::take(&mut self.stale_roll) {
+                self.write_roll();
+            }
+            let count = match self.epoll.wait(&mut events, self.timeout(began)) {
+                Err(Errno::EINTR) => continue,
+                other => other?,
+            };
+            for event in &events[..count] {
+                self.on_ready(Token::unpack(event.data()), event.events());
+                self.settle();
+            }
+            self.on_time();
+        }
+    }
+
+    fn is_over(&self, began: Instant) -> bool {
+        let quiet = self.refused.iter().all(Option::is_none);
+        if self.ending {
+            return quiet && self.slots.iter().all(Option::is_none);
+        }
+        self.settings.exit_when_idle
+            && quiet
+            && (self.has_run || began.elapsed() > Duration::from_secs(10))
+            && self
+                .slots
+                .iter()
+                .flatten()
+                .all(|slot| *slot.machine.state() == State::Cold && !slot.has_waiting())
+    }
+
+    fn timeout(&self, began: Instant) -> EpollTimeout {
+        let mut next = self.clock.first().map(|(when, _)| *when);
+        let mut sooner = |when: Instant| next = Some(next.map_or(when, |next| next.min(when)));
+        self.refused.iter().flatten().for_each(|one| sooner(one.until));
+        if !self.freezing.is_empty() {
+            sooner(Instant::now() + Duration::from_millis(1));
+        }
+        if self.settings.exit_when_idle && !self.has_run {
+            sooner(began + Duration::from_millis(10_100));
+        }
+        let Some(next) = next else { return EpollTimeout::NONE };
+        // Rounded up: a loop that wakes a little early would spin until it is time.
+        let wait = next.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
+        EpollTimeout::try_from(u32::try_from(wait).unwrap_or(u32::MAX).min(i32::MAX as u32))
+            .unwrap_or(EpollTimeout::MAX)
+    }
+
+    /// Gives every event to its machine and does what it says, until there is none.
+    fn settle(&mut self) {
+        while let Some((index, event)) = self.events.pop_front() {
+            let Some(slot) = &mut self.slots[index] else { continue };
+            let before = slot.machine.state().word();
+            let actions = slot.machine.on(event, Instant::now());
+            for action in actions {
+                self.act(index, action);
+            }
+            self.set_clock(index);
+            let Some(slot) = &self.slots[index] else { continue };
+            let after = *slot.machine.state();
+            if after.word() != before {
+                self.write_record(index);
+            }
+            if !matches!(after, State::Starting { .. }) && before == "starting" {
+                self.start_next();
+            }
+            if after == State::Ended {
+                self.remove(index);
+            }
+        }
+    }
+
+    fn set_clock(&mut self, index: usize) {
+        let Some(slot) = &mut self.slots[index] else { return };
+        let wanted = slot.machine.deadline();
+        if slot.clock != wanted {
+            if let Some(old) = slot.clock.take() {
+                self.clock.remove(&(old, index));
+            }
+            if let Some(when) = wanted {
+                self.clock.insert((when, index));
+            }
+            slot.clock = wanted;
+        }
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        for slot in self.slots.iter_mut().flatten() {
+            close(std::mem::take(&mut slot.listeners));
+        }
+        if let Some(base) = &self.base {
+            base.remove();
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What the journal is told of a pool: that it started and how long each step
+//! took, why it did not, and what its php-fpm says. It decides nothing.
+
+use std::time::Duration;
+
+use super::Supervisor;
+use crate::config::pool::Pool;
+use crate::fpm::log::Kind;
+use crate::journal::{self, Level, Origin};
+use crate::pool::generation::Generation;
+
+impl Supervisor {
+    pub(super) fn report_started(&mut self, index: usize) {
+        let Some(slot) = &mut self.slots[index] else { return };
+        let Some(generation) = &mut slot.generation else { return };
+        let took = generation.began.elapsed();
+        generation.serves = true;
+        tell_lines(&slot.pool, generation, Level::Error);
+        let phases = &mut generation.phases;
+        let before = phases.cgroup + phases.plan + phases.clone + phases.walls + phases.ready;
+        phases.accepted = took.saturating_sub(before);
+        let ms = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
+        let steps = [
+            ("cgroup", phases.cgroup),
+            ("mounts prepared", phases.plan),
+            ("clone", phases.clone),
+            ("walls and exec", phases.walls),
+            ("php-fpm", phases.ready),
+            ("accepted", phases.accepted),
+        ];
+        slot.record.starts += 1;
+        slot.record.last_error = None;
+        slot.record.last_start_ms = Some(ms(took));
+        slot.record.last_start_steps_ms =
+            steps.iter().map(|(name, time)| ((*name).to_owned(), ms(*time))).collect();
+        let told: Vec<String> = steps.iter().map(|(name, time)| format!("{name} {}", ms(*time))).collect();
+        let text = format!("started in {} ms ({})", ms(took), told.join(", "));
+        self.tell(index, Level::Info, &text);
+    }
+
+    pub(super) fn report_timeout(&mut self, index: usize) {
+        let Some(slot) = &mut self.slots[index] else { return };
+        let limit = slot.pool.start.timeout.as_secs_f64();
+        let said = slot.generation.as_mut().and_then(|generation| generation.reason());
+        let said = said.map_or_else(|| "it said nothing".to_owned(), |reason| format!("it said: {reason}"));
+        self.tell_failure(index, &format!("php-fpm did not accept the connection within {limit} s; {said}"));
+    }
+
+    /// One line for a failure, kept for `ps`.
+    pub(super) fn tell_failure(&mut self, index: usize, reason: &str) {
+        let Some(slot) = &mut self.slots[index] else { return };
+        let reason = journal::one_line(reason);
+        let text = format!("{reason} [{}.{}]", slot.pool.name, slot.record.generation);
+        slot.record.last_error = Some(text.clone());
+        self.tell(index, Level::Error, &text);
+        self.write_record(index);
+    }
+
+    pub(super) fn tell(&self, index: usize, level: Level, text: &str) {
+        let Some(slot) = &self.slots[index] else { return };
+        let generation = slot.generation.as_ref().map(|generation| generation.number);
+        journal::line(level, Origin { pool: Some(slot.pool.name.as_str()), generation }, text);
+    }
+}
+
+/// Tells what a generation has said; each line is at most as important as `most`.
+pub(super) fn tell_lines(pool: &Pool, generation: &mut Generation, most: Level) {
+    let origin = Origin { pool: Some(pool.name.as_str()), generation: Some(generation.number) };
+    for line in std::mem::take(&mut generation.held) {
+        let (level, who) = match line.kind {
+            Kind::Ready | Kind::Notice => (Level::Debug, "php-fpm"),
+            Kind::Warning => (Level::Warning, "php-fpm"),
+            Kind::Error | Kind::Alert => (Level::Error, "php-fpm"),
+            Kind::Worker => (Level::Notice, "worker"),
+            Kind::Access => (Level::Info, "access"),
+            Kind::Slow => (Level::Notice, "slow"),
+        };
+        journal::line(level.max(most), origin, &format!("{who}: {}", line.text));
+    }
+}

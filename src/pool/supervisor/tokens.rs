@@ -1,0 +1,39 @@
+//! What an epoll event is about, packed into the one number that the kernel
+//! keeps for each descriptor. It knows no pool, only the places in a list.
+
+/// What an epoll event is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Token {
+    Signal,
+    Listener(usize),
+    Status(usize),
+    End(usize),
+    Log(usize),
+    Refused(usize),
+}
+
+impl Token {
+    pub(super) fn pack(self) -> u64 {
+        let (kind, index) = match self {
+            Self::Signal => (0, 0),
+            Self::Listener(index) => (1, index),
+            Self::Status(index) => (2, index),
+            Self::End(index) => (3, index),
+            Self::Log(index) => (4, index),
+            Self::Refused(index) => (5, index),
+        };
+        (kind << 56) | index as u64
+    }
+
+    pub(super) fn unpack(data: u64) -> Self {
+        let index = (data & (u64::MAX >> 8)) as usize;
+        match data >> 56 {
+            1 => Self::Listener(index),
+            2 => Self::Status(index),
+            3 => Self::End(index),
+            4 => Self::Log(index),
+            5 => Self::Refused(index),
+            _ => Self::Signal,
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! From the world to events: what is readable, has ended or is due becomes an
+//! event of a pool's machine. What follows from an event is the machine's to say.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::epoll::EpollFlags;
+use nix::sys::signal::Signal;
+
+use super::Supervisor;
+use super::reports::tell_lines;
+use super::tokens::Token;
+use crate::config::types::Listen;
+use crate::fpm::log::Kind;
+use crate::journal::{self, Level, Origin};
+use crate::pool::activation::Listener;
+use crate::pool::machine::{After, Event, State};
+use crate::pool::slot::Slot;
+use crate::sandbox::Outcome;
+
+/// Bytes of lines that are held back while a generation starts.
+const MOST_HELD: usize = 1 << 20;
+
+impl Supervisor {
+    pub(super) fn on_ready(&mut self, token: Token, flags: EpollFlags) {
+        match token {
+            Token::Signal => self.on_signal(),
+            Token::Listener(index) => self.on_connection(index, flags),
+            Token::Status(index) => self.on_status(index),
+            Token::Log(index) => self.on_log(index),
+            Token::End(index) => self.on_end(index),
+            Token::Refused(index) => {
+                if self.refused[index].as_mut().is_some_and(|refused| !refused.go_on()) {
+                    self.refused[index] = None;
+                }
+            }
+        }
+    }
+
+    fn on_signal(&mut self) {
+        while let Ok(Some(signal)) = self.signals.read_signal() {
+            if signal.ssi_signo == Signal::SIGHUP as u32 {
+                self.reload();
+            } else {
+                self.begin_end();
+            }
+        }
+    }
+
+    /// All pools drain; the second time, at once.
+    fn begin_end(&mut self) {
+        let wait = if self.ending { Duration::ZERO } else { self.settings.places.drain };
+        if !self.ending {
+            let _ = libsystemd::daemon::notify(false, &[libsystemd::daemon::NotifyState::Stopping]);
+            journal::line(Level::Notice, Origin::default(), "ending: pools drain");
+        }
+        self.ending = true;
+        for index in 0..self.slots.len() {
+            self.drain(index, wait);
+        }
+    }
+
+    fn on_connection(&mut self, index: usize, flags: EpollFlags) {
+        if flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLERR) {
+            return self.repair(index);
+        }
+        let Some(slot) = &self.slots[index] else { return };
+        let is_start = *slot.machine.state() == State::Cold;
+        let starting = self
+            .slots
+            .iter()
+            .flatten()
+            .filter(|s| matches!(s.machine.state(), State::Starting { .. }))
+            .count();
+        if is_start && starting >= self.settings.parallel_starts {
+            self.watch(index, false);
+            if !self.queue.contains(&index) {
+                self.queue.push_back(index);
+            }
+            return;
+        }
+        self.events.push_back((index, Event::Connection));
+    }
+
+    /// Sockets that refuse every connection: repaired, or told who can. A generation that runs
+    /// and holds what is dead for good is drained; the next one gets what took its place.
+    pub(super) fn repair(&mut self, index: usize) {
+        let Some(slot) = &self.slots[index] else { return };
+        let watched = slot.watched;
+        self.watch(index, false);
+        let Some(slot) = &mut self.slots[index] else { return };
+        let Slot { pool, listeners, .. } = slot;
+        let origin = Origin { pool: Some(pool.name.as_str()), generation: None };
+        let mut lost = false;
+        for listener in listeners.iter_mut().filter(|listener| !listener.accepts()) {
+            let address = listener.address().clone();
+            lost |= matches!(address, Listen::Unix(_));
+            match listener.repair(&pool.socket) {
+                Ok(()) => {
+                    let text = format!("{address} was shut down from inside the pool, and repaired");
+                    journal::line(Level::Warning, origin, &text);
+                }
+                Err(error) => {
+                    let text = Some(error.to_string());
+                    if slot.record.last_error != text {
+                        journal::line(Level::Error, origin, &error.to_string());
+                        slot.record.last_error = text;
+                    }
+                }
+            }
+        }
+        let healthy = slot.listeners.iter().all(Listener::accepts);
+        if lost && slot.generation.is_some() && !slot.machine.is_draining() {
+            slot.successor.get_or_insert_with(|| slot.pool.clone());
+            self.drain(index, self.settings.places.drain);
+        }
+        if watched && healthy {
+            self.watch(index, true);
+        }
+        self.write_record(index);
+        self.stale_roll = true;
+    }
+
+    fn on_status(&mut self, index: usize) {
+        let Some(slot) = &mut self.slots[index] else { return };
+        let Some(generation) = &mut slot.generation else { return };
+        let outcome = generation.process.outcome();
+        if outcome == Outcome::Pending {
+            return;
+        }
+        let _ = self.epoll.delete(&generation.process.status);
+        let before = generation.phases.cgroup + generation.phases.plan + generation.phases.clone;
+        generation.phases.walls = generation.began.elapsed().saturating_sub(before);
+        if let Outcome::Failed(error) = outcome {
+            self.start_failed(index, &error.to_string());
+        }
+    }
+
+    /// A launch that came to nothing; what there was of it is dead or dying.
+    pub(super) fn start_failed(&mut self, index: usize, reason: &str) {
+        self.tell_failure(index, reason);
+        self.forget_generation(index);
+        self.events.push_back((index, Event::LaunchFailed));
+    }
+
+    fn on_log(&mut self, index: usize) {
+        let Some(slot) = &mut self.slots[index] else { return };
+        let Some(generation) = &mut slot.generation else { return };
+        let mut said = Vec::new();
+        let open = generation.read_log(|line| said.push(line));
+        if !open {
+            let _ = self.epoll.delete(generation.log());
+        }
+        let starting = matches!(slot.machine.state(), State::Starting { .. });
+        let ready = said.iter().any(|line| line.kind == Kind::Ready);
+        generation.held.extend(said);
+        // A failure is to be one line, not a worker's last words a hundred times.
+        if generation.serves
+            || generation.held.iter().map(|line| line.text.len() + 64).sum::<usize>() > MOST_HELD
+        {
+            tell_lines(&slot.pool, generation, Level::Error);
+        }
+        if ready && starting {
+            let phases = &mut generation.phases;
+            let before = phases.cgroup + phases.plan + phases.clone + phases.walls;
+            phases.ready = generation.began.elapsed().saturating_sub(before);
+            self.events.push_back((index, Event::Ready));
+        }
+    }
+
+    fn on_end(&mut self, index: usize) {
+        self.on_log(index);
+        let Some(slot) = &mut self.slots[index] else { return };
+        let Some(generation) = &mut slot.generation else { return };
+        let Some(how) = generation.reap() else { return };
+        if let Outcome::Failed(error) = generation.process.outcome() {
+            return self.start_failed(index, &error.to_string());
+        }
+        if let State::Stopping { then } = slot.machine.state() {
+            slot.record.stops += u64::from(*then == After::Cold);
+        } else {
+            let reason = generation.reason().unwrap_or_default();
+            let reason =
+                if reason.is_empty() { format!("php-fpm ended: {how}") } else { format!("{reason} ({how})") };
+            slot.record.last_error = Some(reason);
+        }
+        self.forget_generation(index);
+        let waiting = self.slots[index].as_ref().is_some_and(Slot::has_own_waiting);
+        self.events.push_back((index, Event::Exited { waiting }));
+    }
+
+    pub(super) fn on_time(&mut self) {
+        let now = Instant::now();
+        while let Some((when, index)) = self.clock.first().copied().filter(|(when, _)| *when <= now) {
+            self.clock.remove(&(when, index));
+            if let Some(slot) = &mut self.slots[index] {
+                slot.clock = None;
+                self.events.push_back((index, Event::Deadline));
+            }
+            self.settle();
+        }
+        for index in std::mem::take(&mut self.freezing) {
+            self.ask_frozen(index, 1);
+        }
+        self.refused
+            .iter_mut()
+            .filter(|one| one.as_ref().is_some_and(|one| one.until <= now))
+            .for_each(|one| *one = None);
+        self.make_room();
+    }
+}
