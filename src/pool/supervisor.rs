@@ -26,8 +26,8 @@ use crate::config::pool::Pool;
 use crate::config::types::Listen;
 use crate::fpm::log::Kind;
 use crate::journal::{self, Level, Origin};
-use crate::sandbox::Outcome;
 use crate::sandbox::cgroup::Base;
+use crate::sandbox::{Outcome, SpareNetwork};
 use crate::sys;
 
 /// How serve is to run.
@@ -111,6 +111,8 @@ pub struct Supervisor {
     crowded: Vec<usize>,
     workshop: Workshop,
     base: Option<Base>,
+    /// Where the next generation lives, made while nobody waits.
+    network: Option<SpareNetwork>,
     has_run: bool,
     ending: bool,
     /// Whether pools came or went since the roll was written.
@@ -150,6 +152,7 @@ impl Supervisor {
             crowded: Vec::new(),
             workshop: Workshop::default(),
             base,
+            network: SpareNetwork::open(),
             has_run: false,
             ending: false,
             stale_roll: false,
@@ -177,7 +180,15 @@ impl Supervisor {
                 );
             }
         }
+        self.restock();
         self.write_roll();
+    }
+
+    /// Makes what the next start can take from the stock. Without it that start makes its own.
+    fn restock(&mut self) {
+        if let Some(Err(error)) = self.network.as_mut().map(SpareNetwork::refill) {
+            journal::line(Level::Debug, Origin::default(), &error.to_string());
+        }
     }
 
     fn admit(&mut self, admission: Admission) -> nix::Result<()> {
@@ -532,7 +543,10 @@ impl Supervisor {
                 let accepted = self.slots[index].as_ref().is_some_and(Slot::has_accepted);
                 self.events.push_back((index, Event::Accepted(accepted)));
             }
-            Action::ReportStarted => self.report_started(index),
+            Action::ReportStarted => {
+                self.report_started(index);
+                self.restock();
+            }
             Action::ReportTimeout => self.report_timeout(index),
             Action::ReportExit => {
                 let reason = self.slots[index].as_ref().and_then(|slot| slot.record.last_error.clone());
@@ -575,7 +589,12 @@ impl Supervisor {
     fn launch(&mut self, index: usize) {
         self.has_run = true;
         let Some(slot) = &mut self.slots[index] else { return };
-        match slot.launch(&mut self.workshop, &self.settings.places, self.base.as_ref()) {
+        match slot.launch(
+            &mut self.workshop,
+            &self.settings.places,
+            self.base.as_ref(),
+            self.network.as_mut(),
+        ) {
             Ok(notices) => {
                 notices.iter().for_each(|notice| self.tell(index, Level::Notice, notice));
                 if let Err(errno) = self.listen_to_generation(index) {
