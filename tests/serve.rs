@@ -245,3 +245,31 @@ fn sigterm_without_a_generation_ends_at_once() {
     assert_eq!(rig.end(), 0);
     assert_gone(&rig);
 }
+
+#[test]
+fn each_generation_has_a_network_of_its_own_whether_from_the_stock_or_not() {
+    let mut rig = Rig::new();
+    let script = "<?php echo readlink('/proc/self/ns/net');";
+    for name in ["one", "two"] {
+        rig.site(name, "index.php", script, TENANT);
+        rig.pool(name, "[idle]\nstop = \"100ms\"");
+    }
+    rig.serve();
+    let own = std::fs::read_link("/proc/self/ns/net").unwrap().display().to_string();
+    // At once, so that one takes the namespace in stock and the other makes its own; then again.
+    for _ in 0..3 {
+        let both = std::thread::scope(|scope| {
+            ["one", "two"]
+                .map(|name| scope.spawn(|| rig.text(name, "/index.php")))
+                .map(|one| one.join().unwrap())
+        });
+        assert_ne!(both[0], both[1]);
+        for text in both {
+            assert_ne!(text, own, "the host's");
+        }
+        for name in ["one", "two"] {
+            rig.wait_state(name, "cold");
+        }
+    }
+    assert_eq!(rig.end(), 0);
+}

@@ -19,7 +19,7 @@ use crate::config::pool::Pool;
 use crate::fpm::log::{Line, Lines, classify, reason};
 use crate::sandbox::cgroup::{Base, CgroupError};
 use crate::sandbox::step::{Step, StepError};
-use crate::sandbox::{self, Launched, Plan};
+use crate::sandbox::{self, Launched, Plan, SpareNetwork};
 use crate::spec;
 
 /// Why a generation was not launched.
@@ -96,12 +96,13 @@ impl Generation {
         listeners: &[BorrowedFd<'_>],
         number: u64,
         base: Option<&Base>,
+        network: Option<&mut SpareNetwork>,
     ) -> Result<Self, LaunchError> {
         let began = Instant::now();
         let mut phases = Phases::default();
         let freezer = make_freezer(pool, prepared, number, base)?;
         phases.cgroup = began.elapsed();
-        let launched = launch(pool, prepared, listeners, &freezer, &mut phases);
+        let launched = launch(pool, prepared, listeners, &freezer, network, &mut phases);
         let (process, log) =
             launched.inspect_err(|_| drop(freezer.cgroup().map(|cgroup| cgroup.remove())))?;
         Ok(Self {
@@ -244,6 +245,7 @@ fn launch(
     prepared: &Prepared,
     listeners: &[BorrowedFd<'_>],
     freezer: &Freezer,
+    network: Option<&mut SpareNetwork>,
     phases: &mut Phases,
 ) -> Result<(Launched, OwnedFd), LaunchError> {
     let refuse = |errno| StepError::new(Step::ArrangeDescriptors, "(before the clone)", errno);
@@ -262,7 +264,7 @@ fn launch(
     let plan = Plan::new(&prepared.spec, prepared.seccomp.clone(), descriptors)?;
     phases.plan = begin.elapsed();
     let begin = Instant::now();
-    let process = sandbox::launch(&plan, freezer.cgroup().map(AsFd::as_fd))?;
+    let process = sandbox::launch(&plan, freezer.cgroup().map(AsFd::as_fd), network)?;
     phases.clone = begin.elapsed();
     Ok((process, log))
 }

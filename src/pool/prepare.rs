@@ -474,7 +474,7 @@ fn run_to_end(spec: &Spec, seccomp: Rc<[BpfProgram]>) -> Result<String, PrepareE
         .map_err(refuse)?;
     let copy = writer.try_clone().map_err(|_| refuse(Errno::EMFILE))?;
     let plan = Plan::new(spec, seccomp, vec![null, copy, writer])?;
-    let launched = sandbox::launch(&plan, None)?;
+    let launched = sandbox::launch(&plan, None, None)?;
     // And with it our ends of the pipe for writing.
     drop(plan);
     let text = read_answer(answer, Instant::now() + Duration::from_secs(10));

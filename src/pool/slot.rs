@@ -13,6 +13,7 @@ use super::quiesce::{self, Activity, Door};
 use super::record::Record;
 use crate::config::pool::{OnFailure, Pool};
 use crate::config::types::Patience;
+use crate::sandbox::SpareNetwork;
 use crate::sandbox::cgroup::Base;
 use crate::spec;
 
@@ -128,6 +129,7 @@ impl Slot {
         workshop: &mut Workshop,
         places: &Places,
         base: Option<&Base>,
+        network: Option<&mut SpareNetwork>,
     ) -> Result<Vec<String>, StartError> {
         // Counted before anything can fail, so that each failure has a number of its own.
         self.record.generation += 1;
@@ -146,7 +148,7 @@ impl Slot {
         self.record.configuration = Some(fingerprint(&self.pool));
         let sockets: Vec<_> = self.listeners.iter().map(AsFd::as_fd).collect();
         self.generation =
-            Some(Generation::launch(&self.pool, prepared, &sockets, self.record.generation, base)?);
+            Some(Generation::launch(&self.pool, prepared, &sockets, self.record.generation, base, network)?);
         Ok(notices)
     }
 

@@ -26,15 +26,21 @@ use crate::{paths, sys};
 /// Exit status of a child that could not become its program; the reason is on the status pipe.
 const NOT_EXECUTED: i32 = 70;
 
-/// Becomes the plan's program, or writes the error to `status` and ends.
-pub(super) fn run(plan: &Plan, status: OwnedFd, go: OwnedFd) -> ! {
-    let Err(error) = become_program(plan, status.as_fd(), &go);
+/// Becomes the plan's program, or writes the error to `status` and ends. `made`
+/// are the namespaces that were made with this process; the others it was given.
+pub(super) fn run(plan: &Plan, made: u64, status: OwnedFd, go: OwnedFd) -> ! {
+    let Err(error) = become_program(plan, made, status.as_fd(), &go);
     // The arranging of descriptors may have moved over ours; `status` was moved out of its way first.
     let _ = nix::unistd::write(status, &error.to_bytes());
     sys::exit_now(NOT_EXECUTED)
 }
 
-fn become_program(plan: &Plan, status: BorrowedFd<'_>, go: &OwnedFd) -> Result<Infallible, StepError> {
+fn become_program(
+    plan: &Plan,
+    made: u64,
+    status: BorrowedFd<'_>,
+    go: &OwnedFd,
+) -> Result<Infallible, StepError> {
     let (prepare, bind, release) = (&plan.prepare, &plan.bind, &plan.release);
 
     // 1. Signals first: howdah blocks those it reads by signalfd, and Rust
@@ -67,7 +73,8 @@ fn become_program(plan: &Plan, status: BorrowedFd<'_>, go: &OwnedFd) -> Result<I
     if prepare.namespaces & libc::CLONE_NEWUTS as u64 != 0 {
         nix::unistd::sethostname(&bind.hostname).at(Step::SetHostname, &bind.hostname)?;
     }
-    if prepare.namespaces & libc::CLONE_NEWNET as u64 != 0 {
+    //    A network namespace from the stock has its loopback up already.
+    if made & libc::CLONE_NEWNET as u64 != 0 {
         sys::raise_loopback().at(Step::RaiseLoopback, "")?;
     }
     // 9. Limits while still privileged: a hard limit may be above the inherited one.

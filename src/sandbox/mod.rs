@@ -7,6 +7,7 @@ pub mod cgroup;
 mod child;
 pub mod landlock;
 pub mod mounts;
+pub mod network;
 mod plan;
 pub mod seccomp;
 pub mod step;
@@ -19,6 +20,7 @@ use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+pub use network::SpareNetwork;
 pub use plan::Plan;
 use step::{At, Step, StepError};
 
@@ -50,18 +52,32 @@ pub enum Outcome {
 }
 
 /// Creates the process of `plan`, born in `cgroup`, and returns while it sets
-/// up its walls.
+/// up its walls. A plan that asks for a network namespace gets the one in
+/// `stock`, if there is one.
 ///
 /// # Errors
 /// The failing step. The child, if there was one, is dead then.
-pub fn launch(plan: &Plan, cgroup: Option<BorrowedFd<'_>>) -> Result<Launched, StepError> {
+pub fn launch(
+    plan: &Plan,
+    cgroup: Option<BorrowedFd<'_>>,
+    mut stock: Option<&mut SpareNetwork>,
+) -> Result<Launched, StepError> {
+    const NETWORK: u64 = libc::CLONE_NEWNET as u64;
     let (status, status_of_child) = pipe(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).at(Step::Clone, "")?;
     let (go_of_child, go) = pipe(OFlag::O_CLOEXEC).at(Step::Clone, "")?;
-    match sys::clone3(plan.prepare.namespaces, cgroup).at(Step::Clone, "")? {
-        sys::Cloned::Child => {
-            drop((status, go));
-            child::run(plan, status_of_child, go_of_child)
-        }
+    let wanted = plan.prepare.namespaces;
+    let entered = wanted & NETWORK != 0 && stock.as_mut().is_some_and(|stock| stock.enter());
+    let made = if entered { wanted & !NETWORK } else { wanted };
+    let cloned = sys::clone3(made, cgroup);
+    if let Ok(sys::Cloned::Child) = cloned {
+        drop((status, go));
+        child::run(plan, made, status_of_child, go_of_child)
+    }
+    if let Some(stock) = stock.filter(|_| entered) {
+        stock.go_home();
+    }
+    match cloned.at(Step::Clone, "")? {
+        sys::Cloned::Child => unreachable!("the child has gone its way"),
         sys::Cloned::Parent { pid, pidfd } => {
             drop((status_of_child, go_of_child));
             let launched = Launched { pid, pidfd, status };

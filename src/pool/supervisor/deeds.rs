@@ -34,7 +34,10 @@ impl Supervisor {
                 let accepted = self.slots[index].as_ref().is_some_and(Slot::has_accepted);
                 self.events.push_back((index, Event::Accepted(accepted)));
             }
-            Action::ReportStarted => self.report_started(index),
+            Action::ReportStarted => {
+                self.report_started(index);
+                self.restock();
+            }
             Action::ReportTimeout => self.report_timeout(index),
             Action::ReportExit => {
                 let reason = self.slots[index].as_ref().and_then(|slot| slot.record.last_error.clone());
@@ -77,7 +80,12 @@ impl Supervisor {
     fn launch(&mut self, index: usize) {
         self.has_run = true;
         let Some(slot) = &mut self.slots[index] else { return };
-        match slot.launch(&mut self.workshop, &self.settings.places, self.base.as_ref()) {
+        match slot.launch(
+            &mut self.workshop,
+            &self.settings.places,
+            self.base.as_ref(),
+            self.network.as_mut(),
+        ) {
             Ok(notices) => {
                 notices.iter().for_each(|notice| self.tell(index, Level::Notice, notice));
                 if let Err(errno) = self.listen_to_generation(index) {

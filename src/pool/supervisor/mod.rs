@@ -31,6 +31,7 @@ use super::refuse::Refused;
 use super::slot::Slot;
 use crate::config::pool::Pool;
 use crate::journal::{self, Level, Origin};
+use crate::sandbox::SpareNetwork;
 use crate::sandbox::cgroup::Base;
 
 /// How serve is to run.
@@ -68,6 +69,8 @@ pub struct Supervisor {
     crowded: Vec<usize>,
     workshop: Workshop,
     base: Option<Base>,
+    /// Where the next generation lives, made while nobody waits.
+    network: Option<SpareNetwork>,
     has_run: bool,
     ending: bool,
     /// Whether pools came or went since the roll was written.
@@ -107,6 +110,7 @@ impl Supervisor {
             crowded: Vec::new(),
             workshop: Workshop::default(),
             base,
+            network: SpareNetwork::open(),
             has_run: false,
             ending: false,
             stale_roll: false,
@@ -134,7 +138,15 @@ impl Supervisor {
                 );
             }
         }
+        self.restock();
         self.write_roll();
+    }
+
+    /// Makes what the next start can take from the stock. Without it that start makes its own.
+    fn restock(&mut self) {
+        if let Some(Err(error)) = self.network.as_mut().map(SpareNetwork::refill) {
+            journal::line(Level::Debug, Origin::default(), &error.to_string());
+        }
     }
 
     /// Serves until it is told to end.
