@@ -77,7 +77,8 @@ fn become_program(
     if made & libc::CLONE_NEWNET as u64 != 0 {
         sys::raise_loopback().at(Step::RaiseLoopback, "")?;
     }
-    // 9. Limits while still privileged: a hard limit may be above the inherited one.
+    // 9. Limits. They can only be lowered: in a user namespace nobody has a right over
+    //    howdah's own hard limits, and one above them ends the launch here.
     for (typ, resource, soft, hard) in &bind.rlimits {
         setrlimit(*resource, *soft, *hard).at(Step::SetLimit, format!("{typ} to {soft}"))?;
     }
