@@ -133,7 +133,7 @@ impl Generation {
         };
         Ok(Self {
             number,
-            process: Launched { pid, pidfd, status },
+            process: Launched { pid, pidfd, status, gate: None },
             freezer,
             activity: Activity::read(pid),
             began: Instant::now(),

@@ -28,7 +28,7 @@ use crate::fpm::tenant::{TenantError, read_tenant_file};
 use crate::image::{Image, ImageError, Layout, Owner, write_etc};
 use crate::sandbox::seccomp::{self, SeccompError};
 use crate::sandbox::step::{Step, StepError};
-use crate::sandbox::{self, Outcome, Plan, mounts};
+use crate::sandbox::{self, Launched, Outcome, Plan, mounts};
 use crate::{paths, spec, sys};
 
 /// Why a pool cannot be started; one line each.
@@ -474,32 +474,44 @@ fn run_to_end(spec: &Spec, seccomp: Rc<[BpfProgram]>) -> Result<String, PrepareE
         .map_err(refuse)?;
     let copy = writer.try_clone().map_err(|_| refuse(Errno::EMFILE))?;
     let plan = Plan::new(spec, seccomp, vec![null, copy, writer])?;
-    let launched = sandbox::launch(&plan, None, None)?;
+    let mut launched = sandbox::launch(&plan, None, None)?;
     // And with it our ends of the pipe for writing.
     drop(plan);
-    let text = read_answer(answer, Instant::now() + Duration::from_secs(10));
+    let served = read_answer(&mut launched, answer, Instant::now() + Duration::from_secs(10));
     launched.kill();
     let _ = nix::sys::wait::waitpid(launched.pid, None);
     if let Outcome::Failed(error) = launched.outcome() {
         return Err(error.into());
     }
-    Ok(String::from_utf8_lossy(&text).into_owned())
+    Ok(String::from_utf8_lossy(&served?).into_owned())
 }
 
-/// Reads until the end of the file, `until`, or more than anybody has to say.
-fn read_answer(answer: OwnedFd, until: Instant) -> Vec<u8> {
+/// Reads until the end of the file, `until`, or more than anybody has to say; lets
+/// what waits at the gate through.
+fn read_answer(launched: &mut Launched, answer: OwnedFd, until: Instant) -> Result<Vec<u8>, StepError> {
     let mut text = Vec::new();
     let mut bytes = [0; 16 << 10];
     while text.len() < ANSWER_LIMIT {
         let left = PollTimeout::try_from(until.saturating_duration_since(Instant::now()));
-        let mut ends = [PollFd::new(answer.as_fd(), PollFlags::POLLIN)];
-        if !matches!(poll(&mut ends, left.unwrap_or(PollTimeout::ZERO)), Ok(1)) {
+        let mut ends: Vec<_> = [Some(answer.as_fd()), launched.gate.as_ref().map(AsFd::as_fd)]
+            .into_iter()
+            .flatten()
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+            .collect();
+        if !matches!(poll(&mut ends, left.unwrap_or(PollTimeout::ZERO)), Ok(1..)) {
             break;
+        }
+        let told: Vec<bool> = ends.iter().map(|end| end.any() == Some(true)).collect();
+        if told.get(1) == Some(&true) {
+            launched.serve()?;
+        }
+        if !told[0] {
+            continue;
         }
         match nix::unistd::read(answer.as_raw_fd(), &mut bytes) {
             Ok(0) | Err(_) => break,
             Ok(length) => text.extend(&bytes[..length]),
         }
     }
-    text
+    Ok(text)
 }

@@ -106,6 +106,9 @@ impl Supervisor {
         let add = |fd: BorrowedFd<'_>, token: Token| {
             self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token.pack()))
         };
+        if let Some(gate) = &generation.process.gate {
+            add(gate.as_fd(), Token::Gate(index))?;
+        }
         add(generation.process.status.as_fd(), Token::Status(index))?;
         add(generation.process.pidfd.as_fd(), Token::End(index))?;
         add(generation.log(), Token::Log(index))
