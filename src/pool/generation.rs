@@ -229,13 +229,8 @@ fn make_freezer(
             false => Err(LaunchError::NoCgroup { keys: demanded.join(" ") }),
         };
     };
-    let limits = prepared
-        .spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.resources().as_ref())
-        .and_then(|r| r.unified().as_ref());
-    let limits = limits.into_iter().flatten().map(|(key, value)| (key.as_str(), value.as_str()));
+    let limits = spec::limits_of(&prepared.spec);
+    let limits = limits.iter().map(|(key, value)| (key.as_str(), value.as_str()));
     let name = format!("{}.{number}", pool.name);
     Ok(Freezer::Cgroup(base.create(&name, limits, |key| demanded.contains(&key))?))
 }

@@ -138,7 +138,7 @@ impl Slot {
             self.prepared = None;
             let prepared = workshop.prepare(&self.pool, self.listeners.len(), places)?;
             self.record.weakened = prepared.profile.weakened();
-            self.record.limits_not_in_force = limits_not_in_force(&self.pool, &prepared, base);
+            self.record.limits_not_in_force = limits_not_in_force(&prepared, base);
             notices.extend(prepared.notices.iter().cloned());
             self.prepared = Some(Box::new(prepared));
         }
@@ -205,15 +205,11 @@ pub fn fingerprint(pool: &Pool) -> u64 {
 }
 
 /// Limits of the profile that nothing enforces here; those the file asks for would have been an error.
-fn limits_not_in_force(pool: &Pool, prepared: &Prepared, base: Option<&Base>) -> Vec<String> {
-    let all = spec::unified(&pool.limits, &prepared.profile.limits);
-    let mut missing: Vec<String> = all
-        .into_keys()
-        .filter(|key| {
-            let controller = key.split('.').next().unwrap_or(key);
-            !base.is_some_and(|base| base.controllers().contains(controller))
-        })
-        .collect();
-    missing.sort();
-    missing
+fn limits_not_in_force(prepared: &Prepared, base: Option<&Base>) -> Vec<String> {
+    let all = spec::limits_of(&prepared.spec).into_keys();
+    all.filter(|key| {
+        let controller = key.split('.').next().unwrap_or(key);
+        !base.is_some_and(|base| base.controllers().contains(controller))
+    })
+    .collect()
 }

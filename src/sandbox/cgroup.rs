@@ -163,7 +163,8 @@ impl Base {
         let controller = key.split('.').next().unwrap_or(key);
         if self.controllers.contains(controller) {
             let path = cgroup.directory.join(key);
-            return fs::write(&path, value).map_err(refused(&path));
+            // One write(2) for each line: io.max takes one device at a time.
+            return value.lines().try_for_each(|line| fs::write(&path, line)).map_err(refused(&path));
         }
         if demanded {
             return Err(CgroupError::NoController {
