@@ -163,7 +163,10 @@ fn process(input: &Input<'_>) -> Result<Process, OciSpecError> {
         .build()
 }
 
-/// Limits that need no controller, each with the same soft as hard value.
+/// Seconds of processor time that a process has to end after SIGXCPU.
+const CPU_GRACE: u64 = 2;
+
+/// Limits that need no controller, each but one with the same soft as hard value.
 /// `tasks` is here as well as in pids.max: in a user namespace RLIMIT_NPROC
 /// counts the pool's processes only (Linux 5.14), so that it holds where there
 /// is no pids controller. It is one more, so that pids.max, which tells that it
@@ -189,7 +192,11 @@ fn rlimits(limits: &Limits) -> Result<Vec<PosixRlimit>, OciSpecError> {
         (RlimitRtprio, Some(0)),
     ];
     let set = all.into_iter().filter_map(|(typ, value)| value.map(|value| (typ, value)));
-    set.map(|(typ, value)| PosixRlimitBuilder::default().typ(typ).hard(value).soft(value).build()).collect()
+    // At the hard limit of RLIMIT_CPU the kernel sends SIGKILL, which says nothing; at the soft one SIGXCPU.
+    let hard = |typ, value: u64| if typ == RlimitCpu { value + CPU_GRACE } else { value };
+    let one =
+        |(typ, value)| PosixRlimitBuilder::default().typ(typ).hard(hard(typ, value)).soft(value).build();
+    set.map(one).collect()
 }
 
 /// OCI's names of the rlimits that the pool file asks for, separated by spaces.

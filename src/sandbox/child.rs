@@ -80,7 +80,7 @@ fn become_program(
     // 9. Limits. Here they can only be lowered: in a user namespace nobody has a right
     //    over howdah's own hard limits. The parent raises those above them.
     for limit in bind.rlimits.iter().filter(|limit| !limit.raises) {
-        setrlimit(limit.resource, limit.value, limit.value).at(Step::SetLimit, limit.words())?;
+        setrlimit(limit.resource, limit.soft, limit.hard).at(Step::SetLimit, limit.words())?;
     }
     // 10. The id map and the raised limits are the parent's to set. As late as
     //     this, for the parent does it while we work. No file may be made before

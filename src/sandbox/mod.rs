@@ -3,6 +3,7 @@
 //! [`Plan::new`] refuses what can be refused, [`launch`] clones, the child
 //! (`child.rs`) applies the plan and executes the program.
 
+pub mod audit;
 pub mod block;
 pub mod cgroup;
 mod child;
@@ -133,7 +134,7 @@ fn map_identity(plan: &Plan, pid: Pid) -> Result<(), StepError> {
 /// (setrlimit(2): CAP_SYS_RESOURCE in the first user namespace), and lets it go on.
 fn raise_limits(plan: &Plan, pid: Pid, go: &OwnedFd) -> Result<(), StepError> {
     for limit in plan.bind.rlimits.iter().filter(|limit| limit.raises) {
-        sys::set_limit_of(pid, limit.resource, limit.value).at(Step::RaiseLimit, limit.words())?;
+        sys::set_limit_of(pid, limit.resource, limit.soft, limit.hard).at(Step::RaiseLimit, limit.words())?;
     }
     nix::unistd::write(go, b"!").at(Step::MapIdentity, "").map(drop)
 }

@@ -59,7 +59,7 @@ pub(super) struct Bind {
     pub(super) identity: Identity,
 }
 
-/// A limit of getrlimit(2), soft and hard the same.
+/// A limit of getrlimit(2).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rlimit {
     /// Which, by OCI's name.
@@ -67,7 +67,9 @@ pub(super) struct Rlimit {
     /// Which, by the kernel's.
     pub(super) resource: Resource,
     /// How much.
-    pub(super) value: u64,
+    pub(super) soft: u64,
+    /// How far a process may raise that.
+    pub(super) hard: u64,
     /// Whether it is above howdah's own hard limit: then the parent sets it.
     pub(super) raises: bool,
 }
@@ -75,7 +77,7 @@ pub(super) struct Rlimit {
 impl Rlimit {
     /// "RLIMIT_NOFILE to 1024"
     pub(super) fn words(&self) -> String {
-        format!("{} to {}", self.name, self.value)
+        format!("{} to {}", self.name, self.hard)
     }
 }
 
@@ -268,8 +270,8 @@ fn rlimits(spec: &Spec, process: &Process) -> Result<Vec<Rlimit>, StepError> {
         let resource = resource(name).ok_or_else(|| refuse(Errno::EINVAL))?;
         let (_, most) = getrlimit(resource).map_err(refuse)?;
         let raises = limit.hard() > most && demanded.split(' ').any(|word| word == name.to_string());
-        let value = if raises { limit.hard() } else { limit.hard().min(most) };
-        Ok(Rlimit { name, resource, value, raises })
+        let hard = if raises { limit.hard() } else { limit.hard().min(most) };
+        Ok(Rlimit { name, resource, soft: limit.soft().min(hard), hard, raises })
     };
     process.rlimits().iter().flatten().map(one).collect()
 }
