@@ -227,8 +227,8 @@ fn linux(input: &Input<'_>) -> Result<Linux, OciSpecError> {
         linux =
             linux.uid_mappings(vec![identity(pool.user.uid)?]).gid_mappings(vec![identity(pool.user.gid)?]);
     }
-    if let Some(filter) = &profile.seccomp {
-        linux = linux.seccomp(filter.clone());
+    if let Some(filter) = profile.filter() {
+        linux = linux.seccomp(filter);
     }
     if profile.proc == Proc::Full {
         let list = |paths: &[crate::config::types::AbsPath]| {
