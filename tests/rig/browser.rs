@@ -97,15 +97,13 @@ impl Page {
 
     /// The page without markup, shortened: for whoever reads why a test failed.
     fn words(&self) -> String {
-        let mut inside = false;
-        let text: String = self
-            .body
-            .chars()
-            .filter(|&letter| {
-                inside = (inside && letter != '>') || letter == '<';
-                !inside && letter != '>'
-            })
-            .collect();
+        let mut text = String::new();
+        for part in self.body.split('<') {
+            let (tag, after) = part.split_once('>').unwrap_or(("", part));
+            if !tag.starts_with("script") && !tag.starts_with("style") {
+                text.push_str(after);
+            }
+        }
         let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         lines.join("\n").chars().take(1500).collect()
     }
