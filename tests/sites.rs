@@ -11,9 +11,9 @@ use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 use std::time::Duration;
 
-use rig::Rig;
 use rig::browser::{Browser, Page};
 use rig::site::{MariaDb, Site};
+use rig::{Rig, wait_for};
 use serde_json::{Value, json};
 
 const PASSWORD: &str = "correct horse battery";
@@ -41,6 +41,7 @@ fn wordpress_with_mariadb_is_installed_and_clicked_through() {
     let thumbnail = upload_to_wordpress(&site, &ann);
     let permalink = publish(&site, &ann, &nonce, &thumbnail);
     comment_and_approve(&site, &ann, &nonce, &permalink);
+    run_cron(&site, &database);
     let stopped = site.wait_cold();
     // Still logged in, on a generation that has never seen her.
     ann.get(&site.url("/wp-admin/")).with("Howdy, <span class=\"display-name\">ann</span>");
@@ -49,7 +50,8 @@ fn wordpress_with_mariadb_is_installed_and_clicked_through() {
     let posts = database.ask("SELECT post_status FROM blog.wp_posts WHERE post_name = 'springs-and-axles'");
     assert_eq!(posts.unwrap(), "publish");
     walls_of_wordpress(&site);
-    finish(site, &["sendmail: not found", "wp-admin/install.php on line"]);
+    // No mail server here; two warnings of the installer itself; and that wordpress.org is out of reach.
+    finish(site, &["sendmail: not found", "install.php on line", "wp-includes/update.php on line"]);
 }
 
 fn install_wordpress(site: &Site, ann: &Browser) {
@@ -139,6 +141,19 @@ fn comment_and_approve(site: &Site, ann: &Browser, nonce: &str, permalink: &str)
     feed.with("What an elephant");
 }
 
+/// The work that a publication leaves for later is done when a timer asks for it, as the README says.
+fn run_cron(site: &Site, database: &MariaDb) {
+    let waiting = "SELECT option_value LIKE '%do_pings%' FROM blog.wp_options WHERE option_name = 'cron'";
+    assert_eq!(database.ask(waiting).unwrap(), "1");
+    let run = site.rig.path("run");
+    let words = ["request", "--runtime-dir", run.to_str().unwrap(), "wordpress", "/wp-cron.php"];
+    let output = site.rig.howdah(&[&words[..], &["--header", "Host: blog.example.org"]].concat());
+    assert!(output.status.success(), "{output:?}");
+    // It answers first (fastcgi_finish_request) and works then.
+    let done = || (database.ask(waiting).unwrap() == "0").then_some(());
+    wait_for("wp-cron.php", Duration::from_secs(20), done);
+}
+
 #[test]
 fn mediawiki_with_sqlite_is_installed_and_clicked_through() {
     let site = Site::start(
@@ -158,6 +173,7 @@ fn mediawiki_with_sqlite_is_installed_and_clicked_through() {
     // Still logged in, on a generation that has never seen her.
     ann.get(&site.url("/index.php/Gallery")).with("pt-logout").with("300px-Howdah.png");
     assert!(site.rig.record("mediawiki").generation > stopped);
+    maintain_mediawiki(&site);
     finish(site, &[]);
 }
 
@@ -262,6 +278,24 @@ fn read_mediawiki(site: &Site) {
     for path in private {
         assert_eq!(bob.ask(&[&site.url(path)]).status, 404, "{path}");
     }
+}
+
+/// A script of the package's, outside of the pool and as its account, as the README says.
+fn maintain_mediawiki(site: &Site) {
+    let output = Command::new("setpriv")
+        .args(["--reuid", "backup", "--regid", "backup", "--clear-groups", "php"])
+        .args(["/usr/share/mediawiki/maintenance/update.php", "--quick", "--conf"])
+        .arg(site.rig.path("srv/wiki/etc/LocalSettings.php"))
+        .current_dir("/")
+        .output()
+        .expect("setpriv, of Debian's package util-linux");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && said.contains("Done in"),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    site.visitor("bob").get(&site.url("/index.php/Howdah")).with("A mahout rides in front");
 }
 
 /// What code could do that an attacker has brought into the site.
