@@ -9,7 +9,8 @@ use super::activation::{ActivationError, Listener};
 use super::generation::{Generation, LaunchError};
 use super::limits::{Bucket, Tally};
 use super::machine::{Machine, Timing};
-use super::prepare::{Places, PrepareError, Prepared, Workshop};
+use super::prepare::{Places, PrepareError, Prepared, Question, Workshop};
+
 use super::quiesce::{self, Activity, Door};
 use super::record::Record;
 use crate::config::pool::{OnFailure, Pool};
@@ -30,6 +31,8 @@ pub struct Slot {
     pub record: Record,
     /// The generation that runs.
     pub generation: Option<Generation>,
+    /// What its image is asked before the next generation can be launched.
+    pub question: Option<Question>,
     /// The pool as its file says now; it takes the place of `pool` when the generation has ended.
     pub successor: Option<Pool>,
     /// The deadline that the supervisor's clock knows of.
@@ -126,6 +129,7 @@ impl Slot {
             listeners,
             record: Record::default(),
             generation: None,
+            question: None,
             successor: None,
             clock: None,
             watched: false,
@@ -152,7 +156,25 @@ impl Slot {
         self.prepared = None;
     }
 
-    /// Launches the next generation.
+    /// Begins the next generation by asking its image what it is; false if that is known.
+    ///
+    /// # Errors
+    /// No image, no php-fpm, or no sandbox to ask it in.
+    pub fn ask(
+        &mut self,
+        workshop: &mut Workshop,
+        places: &Places,
+        base: Option<&Base>,
+    ) -> Result<bool, PrepareError> {
+        // Counted before anything can fail, so that each failure has a number of its own.
+        self.record.generation += 1;
+        if !self.prepared.as_ref().is_some_and(|prepared| prepared.is_fresh()) {
+            self.question = workshop.question(&self.pool, places, base)?;
+        }
+        Ok(self.question.is_some())
+    }
+
+    /// Launches the generation that [`Slot::ask`] began.
     ///
     /// # Errors
     /// The first thing that is not as the pool asks.
@@ -163,8 +185,6 @@ impl Slot {
         base: Option<&Base>,
         network: Option<&mut SpareNetwork>,
     ) -> Result<Vec<String>, StartError> {
-        // Counted before anything can fail, so that each failure has a number of its own.
-        self.record.generation += 1;
         let mut notices = Vec::new();
         if !self.prepared.as_ref().is_some_and(|prepared| prepared.is_fresh()) {
             self.prepared = None;

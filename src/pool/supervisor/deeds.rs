@@ -14,6 +14,7 @@ use super::tokens::Token;
 use crate::journal::Level;
 use crate::pool::activation::Listener;
 use crate::pool::machine::{Action, Event, State};
+use crate::pool::prepare::Question;
 use crate::pool::refuse::Refused;
 use crate::pool::slot::Slot;
 use crate::sandbox::cgroup::Cgroup;
@@ -56,7 +57,7 @@ impl Supervisor {
             }
             Action::Freeze => self.freeze(index),
             Action::Thaw => self.thaw(index),
-            Action::Kill => self.signal(index, Signal::SIGKILL),
+            Action::Kill => self.kill(index),
             Action::Quit => self.signal(index, Signal::SIGQUIT),
             Action::ReportCut => {
                 self.tell(index, Level::Warning, "the drain time is over: requests in progress are cut")
@@ -83,6 +84,50 @@ impl Supervisor {
     fn launch(&mut self, index: usize) {
         self.has_run = true;
         let Some(slot) = &mut self.slots[index] else { return };
+        match slot.ask(&mut self.workshop, &self.settings.places, self.base.as_ref()) {
+            Ok(false) => self.launch_known(index),
+            Ok(true) => {
+                let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Answer(index).pack());
+                let added = slot.question.as_ref().map(|question| self.epoll.add(question.answer(), event));
+                if let Some(Err(errno)) = added {
+                    slot.question = None;
+                    self.launch_failed(index, &format!("epoll: {errno}"));
+                }
+            }
+            Err(error) => self.launch_failed(index, &error.to_string()),
+        }
+    }
+
+    /// Goes on with a launch when the image's php-fpm has told what it is.
+    pub(super) fn on_answer(&mut self, index: usize) {
+        let Some(slot) = &mut self.slots[index] else { return };
+        if !slot.question.as_mut().is_some_and(Question::read) {
+            return;
+        }
+        let Some(question) = slot.question.take() else { return };
+        let _ = self.epoll.delete(question.answer());
+        match self.workshop.learn(question, &slot.pool) {
+            Ok(()) => self.launch_known(index),
+            Err(error) => self.launch_failed(index, &error.to_string()),
+        }
+    }
+
+    fn launch_failed(&mut self, index: usize, reason: &str) {
+        self.tell_failure(index, reason);
+        self.events.push_back((index, Event::LaunchFailed));
+    }
+
+    fn kill(&mut self, index: usize) {
+        let Some(slot) = &mut self.slots[index] else { return };
+        let Some(question) = slot.question.take() else { return self.signal(index, Signal::SIGKILL) };
+        let _ = self.epoll.delete(question.answer());
+        drop(question);
+        let waiting = slot.has_own_waiting();
+        self.events.push_back((index, Event::Exited { waiting }));
+    }
+
+    fn launch_known(&mut self, index: usize) {
+        let Some(slot) = &mut self.slots[index] else { return };
         match slot.launch(
             &mut self.workshop,
             &self.settings.places,
@@ -96,10 +141,7 @@ impl Supervisor {
                 }
                 self.listen_to_limits(index);
             }
-            Err(error) => {
-                self.tell_failure(index, &error.to_string());
-                self.events.push_back((index, Event::LaunchFailed));
-            }
+            Err(error) => self.launch_failed(index, &error.to_string()),
         }
     }
 

@@ -46,6 +46,11 @@ impl Supervisor {
     pub(super) fn report_timeout(&mut self, index: usize) {
         let Some(slot) = &mut self.slots[index] else { return };
         let limit = slot.pool.start.timeout.as_secs_f64();
+        if let Some(question) = &slot.question {
+            let (image, binary) = (&slot.pool.image, question.image.binary.display());
+            let words = format!("image {image}: {binary} -i did not end within {limit} s: try it by hand");
+            return self.tell_failure(index, &words);
+        }
         let said = slot.generation.as_mut().and_then(|generation| generation.reason());
         let words = format!("php-fpm did not accept the connection within {limit} s");
         let reason = Reason::new("start.timeout", Effect::Ended, Witness::Howdah, words.clone());

@@ -27,6 +27,7 @@ impl Supervisor {
         match token {
             Token::Signal => self.on_signal(),
             Token::Listener(index) => self.on_connection(index, flags),
+            Token::Answer(index) => self.on_answer(index),
             Token::Status(index) => self.on_status(index),
             Token::Log(index) => self.on_log(index),
             Token::End(index) => self.on_end(index),
