@@ -12,7 +12,7 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 
 use crate::network::{GET_VALUES, GET_VALUES_RESULT};
 use crate::numbers as nr;
-use crate::raw::{at, at_mut, c_string, call};
+use crate::raw::{at, at_mut, c_string, call, text};
 use crate::run::print;
 use crate::world::{World, secret};
 use crate::{ipc, kernel};
@@ -59,8 +59,8 @@ fn neighbour(world: &World) -> Held {
     let name = world.get("name");
     let mut held = Held::default();
     held.listen_abstract(&format!("{name}-neighbour"));
-    held.listen(&format!("/tmp/{name}-neighbour.sock"));
-    let _ = fs::write(format!("/tmp/{name}-secret"), secret());
+    held.listen(&neighbours_path(name));
+    let _ = fs::write(neighbours_secret(name), secret());
     ipc::leave(key(world) + 1, &format!("{name}-neighbour"));
     kernel::leave_key(&c_string(&format!("{name}-key")), KEY_SECONDS);
     held
@@ -84,6 +84,7 @@ fn host(world: &World) -> Held {
     if let Some(uid) = world.number("other") {
         let _ = chown(format!("{other}/file"), Some(uid as u32), Some(uid as u32));
     }
+    leave_capable_program(&format!("{directory}/capable"));
     ipc::leave(key(world), &format!("{name}-host"));
     held.tcp = TcpListener::bind(("127.0.0.1", 0)).ok();
     held.udp = UdpSocket::bind(("127.0.0.1", 0)).ok();
@@ -105,6 +106,27 @@ fn paths(name: &str) -> [String; 2] {
     [format!("/tmp/{name}.sock"), format!("/run/{name}.sock")]
 }
 
+/// In a neighbour's own /tmp; in the host's, if it has no sandbox.
+fn neighbours_path(name: &str) -> String {
+    format!("/tmp/{name}-neighbour.sock")
+}
+
+fn neighbours_secret(name: &str) -> String {
+    format!("/tmp/{name}-secret")
+}
+
+/// A program that gets CAP_BLOCK_SUSPEND, with which nobody can do anything
+/// (capabilities(7), "File capabilities": revision 2, effective).
+fn leave_capable_program(path: &str) {
+    const BLOCK_SUSPEND: u32 = 1 << (36 - 32);
+    let attribute = [0x0200_0001_u32, 0, 0, BLOCK_SUSPEND, 0].map(u32::to_le);
+    if fs::copy("/proc/self/exe", path).is_ok() {
+        let _ = fs::set_permissions(path, Permissions::from_mode(0o755));
+        let name = text(c"security.capability");
+        let _ = call(nr::SETXATTR, &[text(&c_string(path)), name, at(&attribute), 20, 0]);
+    }
+}
+
 /// What is not files of the audit's own directory: here's, and what a neighbour
 /// that shared the host's namespaces has left.
 fn remove(world: &World) {
@@ -112,7 +134,9 @@ fn remove(world: &World) {
     for path in paths(name) {
         let _ = fs::remove_file(path);
     }
-    let _ = fs::remove_file(format!("/dev/shm/{name}"));
+    for path in [format!("/dev/shm/{name}"), neighbours_path(name), neighbours_secret(name)] {
+        let _ = fs::remove_file(path);
+    }
     ipc::remove(key(world), &format!("{name}-host"));
     ipc::remove(key(world) + 1, &format!("{name}-neighbour"));
 }

@@ -25,9 +25,15 @@ pub(crate) fn become_root() {
     }
 }
 
+/// Those that can be: the effective, permitted and inheritable ones, and with them the ambient ones.
+pub(crate) fn drop_capabilities() {
+    let _ = call(nr::CAPSET, &[at(&[VERSION_3, 0]), at(&[0_u32; 6])]);
+}
+
+const VERSION_3: u32 = 0x2008_0522;
+
 /// Everything, then at least CAP_SYS_ADMIN.
 fn capset() -> Outcome {
-    const VERSION_3: u32 = 0x2008_0522;
     const SYS_ADMIN: u32 = 1 << 21;
     let header = [VERSION_3, 0];
     // Effective, permitted, inheritable; twice, for 64 bits.

@@ -10,10 +10,17 @@ pub(crate) fn perform(world: &World, id: &str) -> Option<Outcome> {
     if !id.starts_with("listener-") {
         return None;
     }
-    let Some(socket) = world.listeners().into_iter().find(|fd| world.descriptors.contains(fd)) else {
+    let sockets: Vec<u64> =
+        world.listeners().into_iter().filter(|fd| world.descriptors.contains(fd)).collect();
+    if sockets.is_empty() {
         return Some(not_tried("no listening socket was passed"));
-    };
-    Some(match id {
+    }
+    let outcomes: Vec<Outcome> = sockets.into_iter().map(|socket| attack(world, id, socket)).collect();
+    Some(worst(outcomes))
+}
+
+fn attack(world: &World, id: &str, socket: u64) -> Outcome {
+    match id {
         "listener-nonblock" => poisoned(set_nonblocking(socket), "it is non-blocking"),
         "listener-filter" => done(world, attach_filter(socket), "attached"),
         "listener-lock" => done(world, set_option(socket, LOCK_FILTER, &0_u32), "done"),
@@ -23,9 +30,19 @@ pub(crate) fn perform(world: &World, id: &str) -> Option<Outcome> {
         }
         "listener-shutdown-high-bits" => done(world, call(nr::SHUTDOWN, &[socket, 1 << 32]), "shut down"),
         "listener-shutdown" => done(world, call(nr::SHUTDOWN, &[socket, 0]), "shut down"),
-        "listener-alive" => Outcome::Poisoned("nobody has looked".to_owned()),
-        _ => return None,
-    })
+        _ => Outcome::Poisoned("nobody has looked".to_owned()),
+    }
+}
+
+/// Of several sockets, what was worst.
+fn worst(outcomes: Vec<Outcome>) -> Outcome {
+    let rank = |outcome: &Outcome| match outcome {
+        Outcome::Open(_) => 3,
+        Outcome::Poisoned(_) => 2,
+        Outcome::Held(_) => 1,
+        Outcome::NotTried(_) => 0,
+    };
+    outcomes.into_iter().max_by_key(rank).unwrap_or_else(|| held("no socket"))
 }
 
 const SOL_SOCKET: u64 = 1;

@@ -82,6 +82,7 @@ numbers! {
     SETTIMEOFDAY = 164, 170;
     SETSID = 112, 157;
     SETUID = 105, 146;
+    SETXATTR = 188, 5;
     SHMAT = 30, 196;
     SHMCTL = 31, 195;
     SHMGET = 29, 194;

@@ -8,6 +8,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use crate::identity::drop_capabilities;
 use crate::numbers as nr;
 use crate::outcome::{Outcome, first_open, held, name, not_tried, open, told};
 use crate::raw::{at, c_string, call, exit, fork, text};
@@ -121,16 +122,18 @@ fn executes(
 /// capabilities, and looks in /proc at what it became. It is stopped by a full
 /// pipe at the first word that it says.
 fn privileged_program(world: &World, field: &str) -> Outcome {
-    let candidates = candidates(field);
+    let candidates = candidates(world, field);
     if candidates.is_empty() {
         return not_tried("the image has no such program");
     }
     first_open(candidates.iter().map(|program| becomes(world, program, field)), "")
 }
 
-fn candidates(field: &str) -> Vec<String> {
+/// Programs of the image, of what is mounted beside it, and the canary of the host's.
+fn candidates(world: &World, field: &str) -> Vec<String> {
     let mut found = Vec::new();
-    for directory in ["/usr/bin", "/usr/sbin", "/bin", "/sbin", "/usr/local/bin", "/usr/lib/openssh"] {
+    let usual = ["/usr/bin", "/usr/sbin", "/bin", "/sbin", "/usr/local/bin", "/usr/lib/openssh"];
+    for directory in world.all("dir").chain(world.all("readonly")).chain(usual) {
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             let Ok(data) = entry.metadata() else { continue };
             let path = entry.path().display().to_string();
@@ -144,7 +147,8 @@ fn candidates(field: &str) -> Vec<String> {
             }
         }
     }
-    found.sort();
+    // Of what is there by two names, one will do; and a few of many.
+    found.dedup_by_key(|path| crate::files::identity(path));
     found.truncate(8);
     found
 }
@@ -171,6 +175,8 @@ fn becomes(world: &World, program: &str, field: &str) -> Outcome {
             if let Some(uid) = world.number("uid").filter(|_| effective_uid() == 0) {
                 let _ = call(nr::SETRESUID, &[uid, uid, uid]);
             }
+            // What the program has afterwards, it was given.
+            drop_capabilities();
             for fd in [1, 2] {
                 let _ = call(nr::DUP3, &[theirs.as_raw_fd() as u64, fd, 0]);
             }
@@ -179,7 +185,7 @@ fn becomes(world: &World, program: &str, field: &str) -> Outcome {
         }
         Ok(pid) => {
             drop(theirs);
-            let outcome = watch(pid, program, field);
+            let outcome = watch(world, pid, program, field);
             let _ = call(nr::KILL, &[pid, 9]);
             drop(ours);
             wait(pid);
@@ -190,7 +196,7 @@ fn becomes(world: &World, program: &str, field: &str) -> Outcome {
 }
 
 /// What /proc/PID/status says once the program runs.
-fn watch(pid: u64, program: &str, field: &str) -> Outcome {
+fn watch(world: &World, pid: u64, program: &str, field: &str) -> Outcome {
     let until = Instant::now() + Duration::from_millis(500);
     let base = program.rsplit('/').next().unwrap_or_default();
     while Instant::now() < until {
@@ -207,18 +213,24 @@ fn watch(pid: u64, program: &str, field: &str) -> Outcome {
         let what = format!("{program} has {field} {}", line.trim().replace('\t', " "));
         let privileged = match field {
             "Uid:" => line.split_whitespace().nth(1) == Some("0"),
-            _ => !line.trim().trim_start_matches('0').is_empty(),
+            // Where a filter keeps us from dropping ours, those are no gain.
+            _ => bits(line) & !if world.filtered { bits(&own_status("CapEff:")) } else { 0 } != 0,
         };
         return if privileged { open(what) } else { held(what) };
     }
     held(format!("{program} was not executed"))
 }
 
+fn bits(field: &str) -> u64 {
+    u64::from_str_radix(field.trim(), 16).unwrap_or(0)
+}
+
+/// A field of this process's own /proc/self/status.
+fn own_status(field: &str) -> String {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status.lines().find_map(|line| line.strip_prefix(field)).unwrap_or_default().to_owned()
+}
+
 pub(crate) fn effective_uid() -> u64 {
-    File::open("/proc/self/status")
-        .and_then(std::io::read_to_string)
-        .unwrap_or_default()
-        .lines()
-        .find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1)?.parse().ok())
-        .unwrap_or(u64::MAX)
+    own_status("Uid:").split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap_or(u64::MAX)
 }

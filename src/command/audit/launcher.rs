@@ -44,13 +44,10 @@ pub(super) fn attack(
     let own_directory = canaries.directory().join("pool");
     fs::create_dir(&own_directory).map_err(|error| Failure::file(LAUNCH, &own_directory, &error))?;
     let own = neighbours_listeners(&own_directory).map_err(|error| failed(&error))?;
-    let passed = inheritable(&own[0])?;
+    let passed = own.iter().map(inheritable).collect::<Result<Vec<_>, _>>()?;
     let mut facts = facts_of(&listeners);
-    facts.extend([
-        format!("neighbour-pid={}", neighbour.0.id()),
-        format!("listener={}", passed.as_raw_fd()),
-        "uid=65534".to_owned(),
-    ]);
+    facts.extend([format!("neighbour-pid={}", neighbour.0.id()), "uid=65534".to_owned()]);
+    facts.extend(passed.iter().map(|socket| format!("listener={}", socket.as_raw_fd())));
     let program = Program::new(probe, canaries, command, file)?;
     let mut started = program.command(canaries, &facts)?;
     let mut process = start(&mut started)?;
@@ -64,7 +61,7 @@ pub(super) fn attack(
         return Err(Failure::new(LAUNCH, line));
     }
     // Nobody repairs anything here: as it is now it stays.
-    let alive = own[0].accepts();
+    let alive = own.iter().all(Listener::accepts);
     for finding in found.iter_mut().filter(|finding| finding.of.id == "listener-alive" && alive) {
         finding.outcome = Outcome::Held;
         finding.detail = "it accepts".to_owned();

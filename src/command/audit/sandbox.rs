@@ -1,6 +1,6 @@
 //! A pool's sandbox as serve would launch it, with the probe in php-fpm's place.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -92,10 +92,18 @@ fn own(
 ) -> Result<Listener, activation::ActivationError> {
     let address = match address {
         Listen::Unix(_) => unix(&directory.join(format!("pool-{index}.sock"))),
-        Listen::Tcp(SocketAddr::V4(_)) => Listen::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0)),
-        Listen::Tcp(SocketAddr::V6(_)) => Listen::Tcp(SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 0)),
+        Listen::Tcp(SocketAddr::V4(_)) => free_port(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        Listen::Tcp(SocketAddr::V6(_)) => free_port(IpAddr::V6(Ipv6Addr::LOCALHOST)),
     };
     activation::bind(&address, socket)
+}
+
+/// A port that nobody has, by number: one that the kernel chose would be lost
+/// with the listening, which is what one of the attacks does.
+fn free_port(loopback: IpAddr) -> Listen {
+    let address = SocketAddr::new(loopback, 0);
+    let free = TcpListener::bind(address).and_then(|listener| listener.local_addr());
+    Listen::Tcp(free.unwrap_or(address))
 }
 
 fn unix(path: &Path) -> Listen {
