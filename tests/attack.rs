@@ -10,8 +10,11 @@
 mod rig;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use howdah::attack::{ATTACKS, Control, Wall};
 use howdah::sandbox::landlock;
@@ -43,14 +46,54 @@ fn cards(output: &Output) -> Vec<Value> {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {errors}"))
 }
 
+/// One audit at a time, so that what it leaves can be seen.
+static ALONE: Mutex<()> = Mutex::new(());
+
 fn audit(rig: &Rig, words: &[&str]) -> Outcomes {
-    let output = rig.howdah(&[&["audit", "--json"], words].concat());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = traces(rig);
+    let output = command(rig, &[&["--json"], words].concat()).output().unwrap();
+    assert_eq!(traces(rig), before, "an audit leaves something behind");
     let cards = cards(&output);
     assert_eq!(cards.len(), 1);
     let outcomes = outcomes(&cards[0]);
     let open = outcomes.values().filter(|(outcome, _)| outcome == "open").count();
     assert_eq!(output.status.code(), Some(i32::from(open > 0)), "{open} open");
     outcomes
+}
+
+/// `howdah audit`, whose scratch directories are below the rig's.
+fn command(rig: &Rig, words: &[&str]) -> Command {
+    fs::create_dir_all(rig.path("tmp")).unwrap();
+    let mut command = Command::new(rig::HOWDAH);
+    command.arg("audit").args(words).env("TMPDIR", rig.path("tmp")).stdin(Stdio::null());
+    command
+}
+
+/// Files, System V objects and processes that look like an audit's.
+fn traces(rig: &Rig) -> Vec<String> {
+    let scratch = rig.path("tmp");
+    fs::create_dir_all(&scratch).unwrap();
+    let names = ["/tmp", "/run", "/dev/shm"].iter().flat_map(|place| fs::read_dir(place).unwrap().flatten());
+    let is_canary = |path: &String| {
+        let word = path.split("/howdah-").nth(1).unwrap_or_default();
+        let number = word.split(['.', '-']).next().unwrap_or_default();
+        number.len() == 8 && number.chars().all(|c| c.is_ascii_hexdigit())
+    };
+    let mut found: Vec<String> =
+        names.map(|entry| entry.path().display().to_string()).filter(is_canary).collect();
+    let own = fs::read_dir(scratch).unwrap().flatten();
+    found.extend(own.map(|entry| entry.path().display().to_string()));
+    for table in ["shm", "sem", "msg"] {
+        let text = fs::read_to_string(format!("/proc/sysvipc/{table}")).unwrap_or_default();
+        found.extend(text.lines().skip(1).map(|line| format!("{table}: {line}")));
+    }
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let programs = processes.filter_map(|entry| fs::read_link(entry.path().join("exe")).ok());
+    found
+        .extend(programs.map(|path| path.display().to_string()).filter(|path| path.contains("howdah-probe")));
+    found.sort();
+    found
 }
 
 /// A pool with a socket of each family, code, a writable mount, and programs that give privileges.
@@ -163,14 +206,6 @@ fn every_attack_is_held_by_hosting() {
     let all = ATTACKS.iter().map(|attack| attack.id);
     let wrong = unmet(&seen, all, "held", "hosting");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    // Nothing of an audit stays.
-    let left: Vec<_> = ["/tmp", "/run", "/dev/shm"]
-        .iter()
-        .flat_map(|place| std::fs::read_dir(place).unwrap().flatten())
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .filter(|name| name.starts_with("howdah-") && name.len() == "howdah-12345678".len())
-        .collect();
-    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]
@@ -184,5 +219,127 @@ fn the_table_is_well_made() {
     // Every wall that a profile can take down holds something.
     for (wall, _, _) in SWITCHES {
         assert!(ATTACKS.iter().any(|attack| attack.walls.iter().any(|other| other.name() == wall)), "{wall}");
+    }
+}
+
+#[test]
+fn the_card_tells_the_total_and_of_each_open_attack_what_to_change() {
+    let rig = Rig::new();
+    let pool = pool(&rig);
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let whole = command(&rig, &[pool.to_str().unwrap()]).output().unwrap();
+    let text = String::from_utf8(whole.stdout).unwrap();
+    assert_eq!(whole.status.code(), Some(0), "{text}");
+    let last = text.lines().last().unwrap();
+    let words: Vec<&str> = last.split([' ', ',']).collect();
+    assert!(words[0] == words[2] && words[3] == "held" && words[0].parse::<usize>().unwrap() > 100, "{last}");
+    assert!(!text.contains('\x1b') && text.contains("closed descriptors"), "{text}");
+    let leaky = rig.profile("leaky", "close_descriptors = false");
+    let open =
+        command(&rig, &["--profile", leaky.to_str().unwrap(), pool.to_str().unwrap()]).output().unwrap();
+    let text = String::from_utf8(open.stdout).unwrap();
+    assert_eq!(open.status.code(), Some(1), "{text}");
+    let at = text.lines().position(|line| line.contains("OPEN  leaked-descriptor: ")).expect(&text);
+    let hint = text.lines().nth(at + 1).unwrap();
+    assert_eq!(hint.trim(), format!("hint: {}: close_descriptors = true", leaky.display()));
+    assert_eq!(text.matches("OPEN").count(), 1, "{text}");
+}
+
+#[test]
+fn another_launcher_is_attacked_by_the_same_probe() {
+    let rig = Rig::new();
+    let bare = audit(&rig, &["--in", "env"]);
+    let walled = audit(
+        &rig,
+        &[
+            "--in",
+            "bwrap",
+            "--ro-bind",
+            "/",
+            "/",
+            "--proc",
+            "/proc",
+            "--dev",
+            "/dev",
+            "--unshare-all",
+            "--die-with-parent",
+        ],
+    );
+    for (attack, inside) in
+        [("host-processes", "held"), ("host-tcp", "held"), ("unshare-user", "open"), ("shadow", "open")]
+    {
+        assert_eq!(bare[attack].0, "open", "{attack} bare: {}", bare[attack].1);
+        assert_eq!(walled[attack].0, inside, "{attack} in bwrap: {}", walled[attack].1);
+    }
+    // A launcher in which the probe is not: no card, and why.
+    let output = command(&rig, &["--in", "true"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(5));
+    let line = String::from_utf8(output.stderr).unwrap();
+    assert!(line.starts_with("howdah: the probe did not come to its end inside the command"), "{line}");
+    assert_eq!(line.lines().count(), 1);
+}
+
+#[test]
+fn it_goes_away_when_it_is_interrupted() {
+    let rig = Rig::new();
+    let pool = pool(&rig);
+    let pool = pool.to_str().unwrap();
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = traces(&rig);
+    for wait in [50, 150, 400, 700] {
+        let mut audit = command(&rig, &[pool]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(wait));
+        let pid = nix::unistd::Pid::from_raw(audit.id() as i32);
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT);
+        let status = audit.wait().unwrap();
+        // It may be over before; a signal before anything is made kills as usual.
+        assert!(matches!(status.code(), None | Some(0 | 130)), "after {wait} ms: {status:?}");
+        assert_eq!(traces(&rig), before, "after {wait} ms");
+    }
+    // Killed: what is outside its sandboxes goes all the same, as soon as nobody holds it.
+    let mut audit = command(&rig, &[pool]).stdout(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(400));
+    audit.kill().unwrap();
+    audit.wait().unwrap();
+    let end = Instant::now() + Duration::from_secs(20);
+    let scratch = rig.path("tmp").display().to_string();
+    // Its scratch directory nobody was left to remove.
+    while traces(&rig).iter().any(|trace| !before.contains(trace) && !trace.starts_with(&scratch)) {
+        assert!(Instant::now() < end, "{:?}", traces(&rig));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn every_example_is_held() {
+    let rig = Rig::new();
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let mut pools: Vec<PathBuf> = Vec::new();
+    let mut places = vec![examples];
+    while let Some(place) = places.pop() {
+        for entry in fs::read_dir(place).unwrap().flatten() {
+            match entry.path() {
+                path if path.is_dir() => places.push(path),
+                path if path.parent().unwrap().ends_with("pools") => pools.push(path),
+                _ => {}
+            }
+        }
+    }
+    assert!(pools.len() >= 4, "{pools:?}");
+    for example in pools {
+        // Its paths are a server's: below a directory of the test's own, where each is made.
+        let text = fs::read_to_string(&example).unwrap();
+        let below = rig.path("host").display().to_string();
+        let moved =
+            text.replace("\"/srv", &format!("\"{below}/srv")).replace("\"/run", &format!("\"{below}/run"));
+        let file = rig.write(&format!("pools/{}", example.file_name().unwrap().to_string_lossy()), &moved);
+        for line in moved.lines().filter(|line| line.trim_start().starts_with("source")) {
+            let source = line.split('"').nth(1).unwrap();
+            rig.shell(&format!("mkdir -p {source} && chmod 755 {source}"));
+        }
+        let seen = audit(&rig, &[file.to_str().unwrap()]);
+        let wrong =
+            unmet(&seen, ATTACKS.iter().map(|attack| attack.id), "held", &example.display().to_string());
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     }
 }

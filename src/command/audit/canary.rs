@@ -6,7 +6,7 @@ use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::Mode;
@@ -21,9 +21,7 @@ pub(super) const SECRET: &str = "HOWDAH_AUDIT_CANARY=howdah-audit-secret";
 
 /// What is on the host to be found, and how the probe is told of it.
 pub(super) struct Canaries {
-    holder: Child,
-    /// Read to the end, or the holder would wait to be heard.
-    _said: ChildStdout,
+    _holder: Holder,
     /// `key=value`, for the probe's command line.
     facts: Vec<String>,
     directory: PathBuf,
@@ -48,14 +46,13 @@ impl Canaries {
         ];
         let mut command = Command::new(probe.path());
         command.arg("canary").args(&facts).arg("other=65533").arg(SECRET);
-        let mut holder = holder(command, Stdio::piped())?;
-        let mut said = holder.stdout.take().expect("piped");
-        facts.extend(lines_until(&mut said, "ready", stop)?);
-        facts.push(format!("canary-pid={}", holder.id()));
+        let mut holder = Holder(holder(command, Stdio::piped())?);
+        facts.extend(holder.wait_ready(stop)?);
+        facts.push(format!("canary-pid={}", holder.0.id()));
         facts.extend(of_this_process());
         std::env::set_current_dir(directory).map_err(failed)?;
         let leak = leak(directory)?;
-        Ok(Self { holder, _said: said, facts, directory: directory.to_owned(), _leak: leak })
+        Ok(Self { _holder: holder, facts, directory: directory.to_owned(), _leak: leak })
     }
 
     pub(super) fn facts(&self) -> &[String] {
@@ -71,8 +68,26 @@ impl Drop for Canaries {
     fn drop(&mut self) {
         // Nobody's working directory is removed under it.
         let _ = std::env::set_current_dir("/");
-        drop(self.holder.stdin.take());
-        let _ = self.holder.wait();
+    }
+}
+
+/// The process of the canaries: told to take them away, and waited for, when this value goes.
+struct Holder(Child);
+
+impl Holder {
+    fn wait_ready(&mut self, stop: &Stop) -> Result<Vec<String>, Failure> {
+        // It stays open: who cannot be heard ends.
+        match &mut self.0.stdout {
+            Some(said) => lines_until(said, "ready", stop),
+            None => Ok(Vec::new()),
+        }
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
     }
 }
 

@@ -153,6 +153,10 @@ pub(super) fn facts_of(listeners: &[Listener]) -> Vec<String> {
         .collect()
 }
 
+/// Directories in which names are no tenants'.
+const SYSTEM: [&str; 9] =
+    ["/", "/etc", "/opt", "/run", "/usr", "/usr/share", "/usr/local", "/var", "/var/lib"];
+
 /// What the probe must know of the pool: who it is, where it may write, and where its code is.
 fn of_pool(pool: &Pool, prepared: &Prepared) -> Vec<String> {
     let mut facts = vec![format!("uid={}", pool.user.uid)];
@@ -167,7 +171,8 @@ fn of_pool(pool: &Pool, prepared: &Prepared) -> Vec<String> {
     }
     for mount in &pool.mounts {
         let parent = mount.target.as_path().parent().unwrap_or(Path::new("/"));
-        if mount.access == Access::ReadOnly && parent != Path::new("/") {
+        let is_of_system = SYSTEM.iter().any(|name| parent == Path::new(name));
+        if mount.access == Access::ReadOnly && !is_of_system {
             facts.push(format!("parent={}", parent.display()));
         }
     }
