@@ -3,6 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use crate::identity::become_root;
@@ -29,6 +30,8 @@ pub(crate) fn perform(_: &World, id: &str) -> Option<Outcome> {
 fn for_writing(path: &str) -> Outcome {
     become_root();
     match OpenOptions::new().write(true).open(path) {
+        // /dev/null, where a mask hides a file.
+        Ok(file) if file.metadata().is_ok_and(|data| data.file_type().is_char_device()) => held("masked"),
         Ok(_) => open(format!("{path} for writing")),
         Err(error) => refused(&error),
     }
