@@ -1,0 +1,281 @@
+//! What a tenant can do to the listening socket that it holds a copy of, and
+//! what is left of it afterwards. Each deed has its control: the same socket in
+//! a plain set-up, where nobody mends it.
+#![allow(missing_docs)]
+
+mod rig;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use howdah::config::pool::Socket;
+use howdah::config::types::{Listen, Mode};
+use howdah::pool::activation::{Harm, Listener, bind};
+use rig::TENANT;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+// ---------------------------------------------------------------- the deeds
+
+/// What the next client sees of a poisoned listener in a plain set-up.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Plain {
+    /// connect(2): ECONNREFUSED.
+    Refused,
+    /// connect(2) waits for ever.
+    Silence,
+    /// The answer is cut off by a reset.
+    Cut,
+    /// The server does not get the request, or gets no connection.
+    Deaf,
+    /// Nothing that a client on the same machine would notice.
+    Nothing,
+}
+
+/// One deed: a name, Perl that does it to STDIN, what it is called when it is seen, what it does in a plain set-up.
+type Deed = (&'static str, &'static str, &'static [&'static str], Plain);
+
+const DROP_ALL: &str = "my $c = pack('SCCL', 6, 0, 0, 0); setsockopt(STDIN, 1, 26, pack('Sx6P', 1, $c))";
+const LOCKED: &str = "my $c = pack('SCCL', 6, 0, 0, 0); setsockopt(STDIN, 1, 26, pack('Sx6P', 1, $c)) \
+     and setsockopt(STDIN, 1, 44, 1)";
+
+/// For sockets of every family.
+const ANY: [Deed; 13] = [
+    ("shutdown SHUT_RD", "shutdown(STDIN, 0)", &["shutdown"], Plain::Refused),
+    ("shutdown SHUT_RDWR", "shutdown(STDIN, 2)", &["shutdown"], Plain::Refused),
+    ("shutdown SHUT_WR", "shutdown(STDIN, 1)", &[], Plain::Nothing),
+    ("O_NONBLOCK", "fcntl(STDIN, F_SETFL, O_NONBLOCK)", &["O_NONBLOCK"], Plain::Deaf),
+    ("SO_RCVTIMEO", "setsockopt(STDIN, 1, 20, pack('qq', 0, 1))", &["SO_RCVTIMEO"], Plain::Deaf),
+    ("SO_LOCK_FILTER", "setsockopt(STDIN, 1, 44, 1)", &["SO_LOCK_FILTER"], Plain::Nothing),
+    ("SO_SNDBUF", "setsockopt(STDIN, 1, 7, 1)", &["SO_SNDBUF"], Plain::Nothing),
+    ("SO_RCVBUF", "setsockopt(STDIN, 1, 8, 1)", &["SO_RCVBUF"], Plain::Nothing),
+    ("SO_PRIORITY", "setsockopt(STDIN, 1, 12, 6)", &["SO_PRIORITY"], Plain::Nothing),
+    ("SO_PEEK_OFF", "setsockopt(STDIN, 1, 42, 1)", &["SO_PEEK_OFF"], Plain::Nothing),
+    ("SO_TIMESTAMP", "setsockopt(STDIN, 1, 29, 1)", &["SO_TIMESTAMP"], Plain::Nothing),
+    // Its signals find only processes of the same user, by a number of the tenant's own pid namespace.
+    (
+        "F_SETOWN and O_ASYNC",
+        "fcntl(STDIN, 8, $$) and fcntl(STDIN, F_SETFL, 020000)",
+        &["O_NONBLOCK"],
+        Plain::Nothing,
+    ),
+    ("flock", "flock(STDIN, 2)", &[], Plain::Nothing),
+];
+
+const UNIX: [Deed; 4] = [
+    ("listen with a backlog of 0", "listen(STDIN, 0)", &[], Plain::Nothing),
+    ("SO_ATTACH_FILTER", DROP_ALL, &["SO_ATTACH_FILTER"], Plain::Nothing),
+    ("SO_PASSCRED", "setsockopt(STDIN, 1, 16, 1)", &["SO_PASSCRED"], Plain::Nothing),
+    ("a filter, locked", LOCKED, &["SO_LOCK_FILTER", "SO_ATTACH_FILTER"], Plain::Nothing),
+];
+
+/// A tenant of a kernel that lets nobody but root filter TCP gets EPERM for the filters.
+const TCP: [Deed; 14] = [
+    ("connect to AF_UNSPEC", "connect(STDIN, pack('x16'))", &["shutdown"], Plain::Refused),
+    ("listen with a backlog of 0", "listen(STDIN, 0)", &["backlog"], Plain::Nothing),
+    ("SO_ATTACH_FILTER", DROP_ALL, &["SO_ATTACH_FILTER"], Plain::Silence),
+    ("a filter, locked", LOCKED, &["SO_LOCK_FILTER", "SO_ATTACH_FILTER"], Plain::Silence),
+    ("SO_LINGER", "setsockopt(STDIN, 1, 13, pack('ii', 1, 0))", &["SO_LINGER"], Plain::Cut),
+    ("SO_RCVLOWAT", "setsockopt(STDIN, 1, 18, 1000000)", &["SO_RCVLOWAT"], Plain::Deaf),
+    ("SO_BINDTODEVICE", "setsockopt(STDIN, 1, 62, 99999)", &["SO_BINDTODEVICE"], Plain::Refused),
+    ("SO_REUSEPORT", "setsockopt(STDIN, 1, 15, 1)", &["SO_REUSEPORT"], Plain::Nothing),
+    ("SO_INCOMING_CPU", "setsockopt(STDIN, 1, 49, 7)", &["SO_INCOMING_CPU"], Plain::Nothing),
+    ("TCP_MAXSEG", "setsockopt(STDIN, 6, 2, 88)", &["TCP_MAXSEG"], Plain::Nothing),
+    ("TCP_FASTOPEN", "setsockopt(STDIN, 6, 23, 5)", &["TCP_FASTOPEN"], Plain::Nothing),
+    ("TCP_WINDOW_CLAMP", "setsockopt(STDIN, 6, 10, 1)", &["TCP_WINDOW_CLAMP"], Plain::Nothing),
+    // With bytes after it a connection would come at once: this one's client waits for a greeting.
+    ("TCP_DEFER_ACCEPT", "setsockopt(STDIN, 6, 9, 60)", &["TCP_DEFER_ACCEPT"], Plain::Nothing),
+    ("SO_DONTROUTE", "setsockopt(STDIN, 1, 5, 1)", &["SO_DONTROUTE"], Plain::Nothing),
+];
+
+const V4: [Deed; 4] = [
+    ("IP_MINTTL", "setsockopt(STDIN, 0, 21, 255)", &["IP_MINTTL"], Plain::Silence),
+    ("IP_TTL", "setsockopt(STDIN, 0, 2, 1)", &["IP_TTL"], Plain::Nothing),
+    ("IP_OPTIONS", "setsockopt(STDIN, 0, 4, pack('C4', 1, 1, 1, 0))", &["IP_OPTIONS"], Plain::Nothing),
+    (
+        "TCP_MD5SIG",
+        "setsockopt(STDIN, 6, 14, pack('SSC4x120CCSLa80', 2, 0, 127, 0, 0, 1, 0, 0, 4, 0, 'abcd'))",
+        &["TCP_MD5SIG"],
+        Plain::Silence,
+    ),
+];
+
+const V6: [Deed; 4] = [
+    ("IPV6_MINHOPCOUNT", "setsockopt(STDIN, 41, 73, 255)", &["IPV6_MINHOPCOUNT"], Plain::Silence),
+    ("IPV6_UNICAST_HOPS", "setsockopt(STDIN, 41, 16, 1)", &["IPV6_UNICAST_HOPS"], Plain::Nothing),
+    ("IPV6_TCLASS", "setsockopt(STDIN, 41, 67, 8)", &["IPV6_TCLASS"], Plain::Nothing),
+    (
+        "TCP_MD5SIG",
+        "setsockopt(STDIN, 6, 14, pack('SSLx15CLx100CCSLa80', 10, 0, 0, 1, 0, 0, 0, 4, 0, 'abcd'))",
+        &["TCP_MD5SIG"],
+        Plain::Silence,
+    ),
+];
+
+/// Does a deed as a process of the tenant's, without a capability; what the kernel said.
+fn poison(socket: impl AsFd, deed: &str) -> Result<(), String> {
+    let copy: OwnedFd = socket.as_fd().try_clone_to_owned().unwrap();
+    let script = format!("use Fcntl; use Socket; ({deed}) ? print 'done' : print 'errno ', 0 + $!");
+    let mut command = Command::new("perl");
+    command.args(["-e", &script]).stdin(copy).uid(TENANT.1).gid(TENANT.2);
+    let output = command.stderr(Stdio::null()).output().unwrap();
+    let told = String::from_utf8(output.stdout).unwrap();
+    if told == "done" { Ok(()) } else { Err(told) }
+}
+
+// ---------------------------------------------------------------- clients and servers
+
+trait Stream: Read + Write + Send {}
+impl<T: Read + Write + Send> Stream for T {}
+
+fn connect(address: &Listen) -> std::io::Result<Box<dyn Stream>> {
+    let limit = Some(Duration::from_secs(1));
+    Ok(match address {
+        Listen::Unix(path) => {
+            let stream = UnixStream::connect(path.as_path())?;
+            stream.set_read_timeout(limit)?;
+            Box::new(stream)
+        }
+        Listen::Tcp(address) => {
+            let stream = TcpStream::connect_timeout(address, Duration::from_millis(400))?;
+            stream.set_read_timeout(limit)?;
+            Box::new(stream)
+        }
+    })
+}
+
+/// A server as php-fpm's worker is one: it blocks in accept and reads, answers
+/// and closes. "deaf" if it gets no connection or no request.
+fn serve_once(listener: &Listener) -> &'static str {
+    use std::os::fd::AsRawFd;
+    let accepted = match nix::sys::socket::accept(listener.as_fd().as_raw_fd()) {
+        Ok(raw) => howdah::sys::owned(raw),
+        Err(_) => return "deaf",
+    };
+    let mut stream = fs::File::from(accepted);
+    let mut request = [0; 4];
+    let answered = stream.read_exact(&mut request).and_then(|()| stream.write_all(&[b'y'; 300_000]));
+    if answered.is_ok() { "answered" } else { "deaf" }
+}
+
+/// What a client sees that connects now, asks and reads its answer slowly.
+fn visit(listener: &Listener) -> Plain {
+    let address = listener.address().clone();
+    std::thread::scope(|scope| {
+        let client = match connect(&address) {
+            Ok(client) => client,
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => return Plain::Refused,
+            Err(_) => return Plain::Silence,
+        };
+        let client = scope.spawn(move || {
+            let mut client = client;
+            // After a moment, as over a network: accept has to wait for nobody, but read has.
+            std::thread::sleep(Duration::from_millis(20));
+            let _ = client.write_all(b"ask!");
+            std::thread::sleep(Duration::from_millis(100));
+            let mut answer = Vec::new();
+            let read = client.read_to_end(&mut answer);
+            (read.is_ok(), answer.len())
+        });
+        let served = serve_once(listener);
+        match client.join().unwrap() {
+            (true, 300_000) => Plain::Nothing,
+            (_, 0) => Plain::Deaf,
+            _ if served == "deaf" => Plain::Deaf,
+            _ => Plain::Cut,
+        }
+    })
+}
+
+/// Whether an idle worker's accept comes back with nothing to do, which makes php-fpm fork another without end.
+fn idle_accept_returns(listener: &Listener) -> bool {
+    use nix::sys::socket::{getsockopt, sockopt};
+    use std::os::fd::AsRawFd;
+    let flags = nix::fcntl::fcntl(listener.as_fd().as_raw_fd(), nix::fcntl::FcntlArg::F_GETFL).unwrap();
+    let timeout = getsockopt(listener, sockopt::ReceiveTimeout).unwrap();
+    // Tried, where it returns.
+    let returns = flags & libc::O_NONBLOCK != 0 || timeout.tv_sec() != 0 || timeout.tv_usec() != 0;
+    returns && nix::sys::socket::accept(listener.as_fd().as_raw_fd()) == Err(nix::errno::Errno::EAGAIN)
+}
+
+fn socket() -> Socket {
+    Socket { owner: TENANT.1, group: TENANT.2, mode: Mode::new(0o666), backlog: 511 }
+}
+
+fn free_port(host: &str) -> u16 {
+    TcpListener::bind((host, 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// Every deed that is for this family.
+fn deeds(family: &str) -> Vec<Deed> {
+    let tcp: &[Deed] = if family == "unix" { &UNIX } else { &TCP };
+    let own: &[Deed] = match family {
+        "v4" => &V4,
+        "v6" => &V6,
+        _ => &[],
+    };
+    [&ANY[..], tcp, own].concat()
+}
+
+fn address_of(family: &str, place: &std::path::Path) -> Listen {
+    let text = match family {
+        "unix" => place.join("a.sock").display().to_string(),
+        "v4" => format!("127.0.0.1:{}", free_port("127.0.0.1")),
+        _ => format!("[::1]:{}", free_port("::1")),
+    };
+    text.parse().unwrap()
+}
+
+fn each_deed(family: &str) {
+    let place = tempfile::tempdir().unwrap();
+    for (name, deed, seen, plain) in deeds(family) {
+        let mut listener = bind(&address_of(family, place.path()), &socket()).unwrap();
+        listener.remember();
+        assert_eq!(listener.harms(), [], "{family}: of a listener that nobody has touched");
+        match poison(&listener, deed) {
+            Ok(()) => {}
+            // Newer kernels keep filters on TCP for CAP_NET_ADMIN; others lack an option.
+            Err(told) if deed.contains("1, 26") || name == "TCP_MD5SIG" => {
+                assert!(told == "errno 1" || told == "errno 92", "{family} {name}: {told}");
+                continue;
+            }
+            Err(told) => panic!("{family} {name}: {told}"),
+        }
+        // The control: what the next client of a plain set-up sees.
+        if plain == Plain::Deaf && name != "SO_RCVLOWAT" {
+            assert!(idle_accept_returns(&listener), "{family} {name}");
+        } else {
+            assert_eq!(visit(&listener), plain, "{family} {name}: without howdah");
+        }
+        let names: Vec<String> = listener.harms().iter().map(Harm::to_string).collect();
+        assert!(seen.iter().all(|one| names.iter().any(|name| name == one)), "{family} {name}: {names:?}");
+        assert_eq!(names.is_empty(), seen.is_empty(), "{family} {name}: {names:?}");
+        let mended = listener.mend(&socket());
+        mended.result.unwrap_or_else(|error| panic!("{family} {name}: {error}"));
+        assert_eq!(listener.harms(), [], "{family} {name}: after it was mended");
+        assert_eq!(visit(&listener), Plain::Nothing, "{family} {name}: after it was mended");
+        assert!(!idle_accept_returns(&listener), "{family} {name}");
+        listener.close_and_unlink().unwrap();
+    }
+}
+
+#[test]
+fn each_deed_on_a_unix_socket_is_seen_and_mended() {
+    each_deed("unix");
+}
+
+#[test]
+fn each_deed_on_an_ipv4_socket_is_seen_and_mended() {
+    each_deed("v4");
+}
+
+#[test]
+fn each_deed_on_an_ipv6_socket_is_seen_and_mended() {
+    each_deed("v6");
+}
