@@ -197,11 +197,6 @@ impl Slot {
 
     /// Whether a worker ran since the last look.
     pub fn look(&mut self) -> bool {
-        // Workers that a tenant has made see EAGAIN end and are forked again without end:
-        // a pool that works hard for nobody, and is never idle.
-        for listener in &self.listeners {
-            let _ = listener.make_blocking();
-        }
         let Some(generation) = &mut self.generation else { return false };
         let now = Activity::read(generation.process.pid);
         let active = now.since(&generation.activity);

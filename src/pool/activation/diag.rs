@@ -14,6 +14,8 @@ const REQUEST: u16 = libc::NLM_F_REQUEST as u16;
 const HEADER: usize = 16;
 /// `struct inet_diag_msg`.
 const MESSAGE: usize = 72;
+/// The bit of the attributes with which the keys come.
+const INET_DIAG_INFO: u8 = 1 << 1;
 const INET_DIAG_MD5SIG: u16 = 18;
 const TCP_LISTEN: u8 = 10;
 /// Any socket with these marks, whatever its cookie.
@@ -34,12 +36,12 @@ fn request(address: SocketAddr) -> Vec<u8> {
         SocketAddr::V4(v4) => (libc::AF_INET, v4.ip().octets().to_vec()),
         SocketAddr::V6(v6) => (libc::AF_INET6, v6.ip().octets().to_vec()),
     };
-    let mut request = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
+    let mut request = vec![family as u8, libc::IPPROTO_TCP as u8, INET_DIAG_INFO, 0];
     request.extend((1u32 << TCP_LISTEN).to_ne_bytes());
     request.extend(address.port().to_be_bytes());
     request.extend([0; 2]);
     request.extend(&octets);
-    request.resize(44, 0); // the rest of the source, the destination, the interface
+    request.resize(48, 0); // the rest of the source, the destination, the interface
     request.extend(NO_COOKIE);
     request
 }

@@ -11,7 +11,6 @@ use super::Supervisor;
 use super::reports::tell_lines;
 use super::tokens::Token;
 use crate::journal::Level;
-use crate::pool::activation::Listener;
 use crate::pool::machine::{Action, Event, State};
 use crate::pool::refuse::Refused;
 use crate::pool::slot::{Slot, Watch};
@@ -45,9 +44,12 @@ impl Supervisor {
             }
             Action::Look => {
                 let Some(slot) = &mut self.slots[index] else { return };
-                let (active, dead) = (slot.look(), !slot.listeners.iter().all(Listener::accepts));
+                // Workers that a tenant has made see EAGAIN end and are forked again without end:
+                // a pool that works hard for nobody, and is never idle.
+                let harmed = slot.listeners.iter().any(|listener| !listener.harms().is_empty());
+                let active = slot.look();
                 self.events.push_back((index, Event::Looked { active }));
-                if dead {
+                if harmed {
                     self.repair(index);
                 }
             }
