@@ -9,7 +9,8 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -486,4 +487,157 @@ fn the_filter_refuses_what_would_kill_an_ipv4_socket_but_for_af_unspec_which_is_
 #[test]
 fn the_filter_refuses_what_would_kill_an_ipv6_socket_but_for_af_unspec_which_is_repaired() {
     with_the_filter("v6");
+}
+
+// ---------------------------------------------------------------- sockets that systemd passed
+
+/// A serve that gets the socket at `address` as systemd would pass it, and the messages it sends to the manager.
+fn passed(rig: Rig, address: &Listen, seccomp: &str) -> (Rig, UnixDatagram) {
+    let socket: OwnedFd = match address {
+        Listen::Unix(path) => {
+            let socket = UnixListener::bind(path.as_path()).unwrap();
+            fs::set_permissions(path.as_path(), fs::Permissions::from_mode(0o666)).unwrap();
+            socket.into()
+        }
+        Listen::Tcp(address) => TcpListener::bind(address).unwrap().into(),
+    };
+    pool_at(&rig, address, seccomp, "100ms");
+    let manager = UnixDatagram::bind(rig.path("notify")).unwrap();
+    manager.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let mut rig = rig.passing(socket, "blog");
+    let place = rig.path("notify");
+    rig.serve_under(&[], &[("NOTIFY_SOCKET", place.to_str().unwrap())]);
+    (rig, manager)
+}
+
+/// The last STATUS= that the manager was told.
+fn status(manager: &UnixDatagram) -> String {
+    let mut last = String::new();
+    let mut bytes = [0; 4096];
+    while let Ok(length) = manager.recv(&mut bytes) {
+        let text = String::from_utf8_lossy(&bytes[..length]).into_owned();
+        last = text.lines().find_map(|line| line.strip_prefix("STATUS=")).map_or(last, str::to_owned);
+    }
+    last
+}
+
+#[test]
+fn systemd_s_socket_is_put_right_where_that_can_be_done() {
+    for (family, names) in [
+        ("unix", &["SO_RCVTIMEO", "SO_ATTACH_FILTER", "SO_SNDBUF", "O_NONBLOCK"][..]),
+        (
+            "v4",
+            &["shutdown SHUT_RDWR", "connect to AF_UNSPEC", "SO_LINGER", "IP_MINTTL", "SO_BINDTODEVICE"][..],
+        ),
+    ] {
+        let rig = Rig::new();
+        let address = address_of(family, &rig.path(""));
+        let (mut rig, manager) = passed(rig, &address, "seccomp = \"off\"\n");
+        for deed in named(family, names) {
+            let told = poison_inside(&rig, &address, deed);
+            assert!(!told.contains("errno"), "{told}");
+        }
+        let repaired = rig.log().matches("and repaired").count();
+        assert!(repaired >= names.len(), "{}", rig.log());
+        assert_eq!(status(&manager), "1 pool listens");
+        assert_eq!(rig.end(), 0);
+    }
+}
+
+#[test]
+fn systemd_s_socket_that_cannot_be_put_right_is_told_with_what_to_do_and_in_the_status() {
+    for (family, name, word) in [
+        ("unix", "shutdown SHUT_RD", "shut it down for good"),
+        ("unix", "SO_LOCK_FILTER", "changed it for good (SO_LOCK_FILTER)"),
+        ("v4", "TCP_MD5SIG", "changed it for good (TCP_MD5SIG)"),
+    ] {
+        let rig = Rig::new();
+        let address = address_of(family, &rig.path(""));
+        let (mut rig, manager) = passed(rig, &address, "seccomp = \"off\"\n");
+        let _ = ask(&rig, &address, "/poison.php", program(&named(family, &[name])).as_bytes());
+        let line = rig.wait_log("for good");
+        assert!(line.contains(word) && line.contains("systemctl restart blog.socket"), "{line}");
+        let told =
+            wait_for("the status", PATIENCE, || Some(status(&manager)).filter(|told| !told.is_empty()));
+        assert!(told.starts_with("pool blog: ") && told.contains("systemctl restart blog.socket"), "{told}");
+        // Told once, whatever comes after.
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(rig.log().matches("for good").count(), 1, "{}", rig.log());
+        let error = rig.ps("blog")["last_error"].as_str().unwrap_or_default().to_owned();
+        assert!(error.contains("for good"), "{error}");
+        assert_eq!(rig.end(), 0);
+    }
+}
+
+// ---------------------------------------------------------------- the set-up that everybody copies
+
+#[test]
+fn a_plain_socket_activated_php_fpm_loses_its_socket_for_ever() {
+    let binary = fs::read_dir("/usr/sbin").unwrap().flatten().map(|entry| entry.path());
+    let binary = binary.filter(|path| path.to_string_lossy().contains("/php-fpm")).min().unwrap();
+    for (family, name) in
+        [("unix", "shutdown SHUT_RD"), ("v4", "connect to AF_UNSPEC"), ("v6", "shutdown SHUT_RDWR")]
+    {
+        let rig = Rig::new();
+        let address = address_of(family, &rig.path(""));
+        site(&rig);
+        let socket: OwnedFd = match &address {
+            Listen::Unix(path) => UnixListener::bind(path.as_path()).unwrap().into(),
+            Listen::Tcp(address) => TcpListener::bind(address).unwrap().into(),
+        };
+        let key = rig.path("none.sock").display().to_string();
+        let conf = rig.write(
+            "fpm.conf",
+            &format!(
+                "[global]\nerror_log = /dev/null\n[www]\nlisten = {key}\nuser = www-data\ngroup = www-data\n\
+                      pm = static\npm.max_children = 1\n"
+            ),
+        );
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "exec 3<&0 </dev/null; exec \"$@\"", "sh"])
+            .arg(&binary)
+            .arg("-F")
+            .arg("-y")
+            .arg(conf);
+        command.env("FPM_SOCKETS", format!("{key}=3")).stdin(socket.try_clone().unwrap());
+        let mut fpm = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let answer = wait_for("php-fpm", PATIENCE, || ask(&rig, &address, "/index.php", b"").ok());
+        let _ = ask(&rig, &address, "/poison.php", program(&named(family, &[name])).as_bytes());
+        let pid = nix::unistd::Pid::from_raw(fpm.id() as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        fpm.wait().unwrap();
+        assert_eq!(answer, ANSWER);
+        // The socket's keeper still has its copy, and nobody can connect.
+        let after = connect(&address).err().map(|error| error.kind());
+        assert_eq!(after, Some(std::io::ErrorKind::ConnectionRefused), "{family} {name}");
+        drop(socket);
+    }
+}
+
+// ---------------------------------------------------------------- what a TCP listener is besides
+
+/// A TCP socket belongs to the network namespace in which it was made, whoever holds it:
+/// disconnected, it can be connected to anything there.
+const WAY_OUT: &str = "connect(STDIN, pack('x16')) and connect(STDIN, sockaddr_in(PORT, inet_aton('127.0.0.1'))) \
+     and syswrite(STDIN, 'from inside')";
+
+#[test]
+fn a_tcp_listener_is_no_way_into_the_host_s_network() {
+    for (profile, gets_out) in [("", false), ("landlock = false\n", true)] {
+        let secret = TcpListener::bind("127.0.0.1:0").unwrap();
+        secret.set_nonblocking(true).unwrap();
+        let mut rig = Rig::new();
+        let address = address_of("v4", &rig.path(""));
+        pool_at(&rig, &address, profile, "10s");
+        rig.serve();
+        let port = secret.local_addr().unwrap().port().to_string();
+        let deed: &str = WAY_OUT.replace("PORT", &port).leak();
+        let script = program(&[("way out", deed, &[], Plain::Nothing)]);
+        let told = ask(&rig, &address, "/poison.php", script.as_bytes()).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(secret.accept().is_ok(), gets_out, "{profile}: {told}");
+        assert_eq!(told.contains("done"), gets_out, "{profile}: {told}");
+        assert_eq!(rig.end(), 0);
+    }
 }
