@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::epoll::EpollFlags;
 use nix::sys::signal::Signal;
+use serde_json::json;
 
 use super::Supervisor;
 use super::reports::tell_lines;
@@ -12,6 +13,7 @@ use super::tokens::Token;
 use crate::fpm::log::Kind;
 use crate::journal::{self, Level, Origin};
 use crate::pool::activation::{Harm, Listener};
+use crate::pool::events;
 use crate::pool::machine::{After, Event, State};
 use crate::pool::slot::{Slot, Watch};
 use crate::sandbox::Outcome;
@@ -27,6 +29,8 @@ impl Supervisor {
             Token::Status(index) => self.on_status(index),
             Token::Log(index) => self.on_log(index),
             Token::End(index) => self.on_end(index),
+            Token::Limit(index) => self.on_limit(index),
+            Token::Audit => self.on_audit(),
             Token::Refused(index) => {
                 if self.refused[index].as_mut().is_some_and(|refused| !refused.go_on()) {
                     self.refused[index] = None;
@@ -95,6 +99,7 @@ impl Supervisor {
         let Slot { pool, listeners, .. } = slot;
         let origin = Origin { pool: Some(pool.name.as_str()), generation: None };
         let (mut harmed, mut renewed, mut dead, mut failure) = (false, false, false, None);
+        let mut told = Vec::new();
         for listener in listeners.iter_mut() {
             let address = listener.address().clone();
             let mended = listener.mend(&pool.socket);
@@ -108,9 +113,18 @@ impl Supervisor {
                 Ok(()) => {
                     let text = format!("{address} {} from inside the pool, and repaired", mended.told());
                     journal::line(Level::Warning, origin, &text);
+                    told.push((text, true));
                 }
-                Err(error) => failure = Some(error.to_string()),
+                Err(error) => {
+                    told.push((error.to_string(), false));
+                    failure = Some(error.to_string());
+                }
             }
+        }
+        // What stays as it is has been told.
+        let news = failure.is_none() || self.slots[index].as_ref().is_some_and(|s| s.unreachable != failure);
+        for (text, repaired) in told.into_iter().filter(|_| news) {
+            self.note(index, events::Kind::Repair, json!({ "detail": text, "repaired": repaired }));
         }
         self.report_unreachable(index, failure);
         let Some(slot) = &mut self.slots[index] else { return };
@@ -163,7 +177,7 @@ impl Supervisor {
         }
         let starting = matches!(slot.machine.state(), State::Starting { .. });
         let ready = said.iter().any(|line| line.kind == Kind::Ready);
-        generation.held.extend(said);
+        generation.held.extend(said.iter().cloned());
         // A failure is to be one line, not a worker's last words a hundred times.
         if generation.serves
             || generation.held.iter().map(|line| line.text.len() + 64).sum::<usize>() > MOST_HELD
@@ -176,20 +190,26 @@ impl Supervisor {
             phases.ready = generation.began.elapsed().saturating_sub(before);
             self.events.push_back((index, Event::Ready));
         }
+        self.hear_limits(index, &said);
     }
 
     fn on_end(&mut self, index: usize) {
         self.on_log(index);
+        let Some(how) = self.slots[index].as_ref().and_then(|slot| slot.generation.as_ref()?.reap()) else {
+            return;
+        };
+        let culprit = self.ended_by_limit(index, &how);
         let Some(slot) = &mut self.slots[index] else { return };
         let Some(generation) = &mut slot.generation else { return };
-        let Some(how) = generation.reap() else { return };
         if let Outcome::Failed(error) = generation.process.outcome() {
             return self.start_failed(index, &error.to_string());
         }
         if let State::Stopping { then } = slot.machine.state() {
-            slot.record.stops += u64::from(*then == After::Cold);
+            let then = *then;
+            slot.record.stops += u64::from(then == After::Cold);
+            self.note_stop(index, then);
         } else {
-            let reason = generation.reason().unwrap_or_default();
+            let reason = culprit.or_else(|| generation.reason()).unwrap_or_default();
             let reason =
                 if reason.is_empty() { format!("php-fpm ended: {how}") } else { format!("{reason} ({how})") };
             slot.record.last_error = Some(reason);
@@ -210,6 +230,7 @@ impl Supervisor {
             }
             self.settle();
         }
+        self.on_limit_time(now);
         for index in std::mem::take(&mut self.freezing) {
             self.ask_frozen(index, 1);
         }
