@@ -37,14 +37,29 @@ pub struct Slot {
     pub successor: Option<Pool>,
     /// The deadline that the supervisor's clock knows of.
     pub clock: Option<Instant>,
-    /// Whether the sockets are watched.
-    pub watched: bool,
+    /// What the sockets are watched for.
+    pub watched: Watch,
+    /// The last generation that shut one of them down.
+    pub shut_by: Option<u64>,
+    /// Why the pool cannot be reached, for as long as it cannot.
+    pub unreachable: Option<String>,
     /// Whether its own sockets let nobody new in any more.
     pub shut: bool,
     /// What limits do to it, and what is still to be told of that.
     pub vigil: Vigil,
     prepared: Option<Box<Prepared>>,
     doors: Vec<Door>,
+}
+
+/// What a pool's sockets are watched for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watch {
+    /// They are not.
+    Nothing,
+    /// That nobody shuts them down: connections are the generation's, and do not wake howdah.
+    Hangups,
+    /// And for connections.
+    Connections,
 }
 
 /// What limits do to one pool, and what is still to be told of that.
@@ -132,7 +147,9 @@ impl Slot {
             question: None,
             successor: None,
             clock: None,
-            watched: false,
+            watched: Watch::Nothing,
+            shut_by: None,
+            unreachable: None,
             shut: false,
             vigil: Vigil::default(),
             prepared: None,
@@ -197,6 +214,7 @@ impl Slot {
         let Some(prepared) = &self.prepared else { return Ok(notices) };
         self.doors = self.listeners.iter().map(Door::of).collect::<Result<_, _>>()?;
         self.listeners.iter().try_for_each(Listener::make_blocking)?;
+        self.listeners.iter_mut().for_each(Listener::remember);
         self.record.configuration = Some(fingerprint(&self.pool));
         let sockets: Vec<_> = self.listeners.iter().map(AsFd::as_fd).collect();
         self.generation =
@@ -231,11 +249,6 @@ impl Slot {
 
     /// Whether a worker ran since the last look.
     pub fn look(&mut self) -> bool {
-        // Workers that a tenant has made see EAGAIN end and are forked again without end:
-        // a pool that works hard for nobody, and is never idle.
-        for listener in &self.listeners {
-            let _ = listener.make_blocking();
-        }
         let Some(generation) = &mut self.generation else { return false };
         let now = Activity::read(generation.process.pid);
         let active = now.since(&generation.activity);

@@ -12,11 +12,10 @@ use super::limits::LIMIT_FLAGS;
 use super::reports::tell_lines;
 use super::tokens::Token;
 use crate::journal::Level;
-use crate::pool::activation::Listener;
 use crate::pool::machine::{Action, Event, State};
 use crate::pool::prepare::Question;
 use crate::pool::refuse::Refused;
-use crate::pool::slot::Slot;
+use crate::pool::slot::{Slot, Watch};
 use crate::sandbox::cgroup::Cgroup;
 use crate::sys;
 
@@ -30,8 +29,8 @@ const FREEZE_ASKS: u32 = 10;
 impl Supervisor {
     pub(super) fn act(&mut self, index: usize, action: Action) {
         match action {
-            Action::Watch => self.watch(index, true),
-            Action::Unwatch => self.watch(index, false),
+            Action::Watch => self.watch(index, Watch::Connections),
+            Action::Unwatch => self.watch(index, Watch::Hangups),
             Action::Launch => self.launch(index),
             Action::AskAccepted => {
                 let accepted = self.slots[index].as_ref().is_some_and(Slot::has_accepted);
@@ -49,9 +48,12 @@ impl Supervisor {
             Action::Look => {
                 self.look_at_limits(index);
                 let Some(slot) = &mut self.slots[index] else { return };
-                let (active, dead) = (slot.look(), !slot.listeners.iter().all(Listener::accepts));
+                // Workers that a tenant has made see EAGAIN end and are forked again without end:
+                // a pool that works hard for nobody, and is never idle.
+                let harmed = slot.listeners.iter().any(|listener| !listener.harms().is_empty());
+                let active = slot.look();
                 self.events.push_back((index, Event::Looked { active }));
-                if dead {
+                if harmed {
                     self.repair(index);
                 }
             }
@@ -68,21 +70,27 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn watch(&mut self, index: usize, on: bool) {
+    pub(super) fn watch(&mut self, index: usize, what: Watch) {
         let Some(slot) = &mut self.slots[index] else { return };
-        if slot.watched == on {
-            return;
-        }
-        slot.watched = on;
-        for listener in &slot.listeners {
-            let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
-            let event = EpollEvent::new(flags, Token::Listener(index).pack());
-            let _ = if on { self.epoll.add(listener, event) } else { self.epoll.delete(listener) };
+        let before = std::mem::replace(&mut slot.watched, what);
+        let flags = match what {
+            Watch::Nothing => None,
+            Watch::Hangups => Some(EpollFlags::EPOLLRDHUP),
+            Watch::Connections => Some(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP),
+        };
+        for listener in slot.listeners.iter().filter(|_| what != before) {
+            let event = |flags| EpollEvent::new(flags, Token::Listener(index).pack());
+            let _ = match flags {
+                None => self.epoll.delete(listener),
+                Some(flags) if before == Watch::Nothing => self.epoll.add(listener, event(flags)),
+                Some(flags) => self.epoll.modify(listener, &mut event(flags)),
+            };
         }
     }
 
     fn launch(&mut self, index: usize) {
         self.has_run = true;
+        self.repair(index);
         let Some(slot) = &mut self.slots[index] else { return };
         match slot.ask(&mut self.workshop, &self.settings.places, self.base.as_ref()) {
             Ok(false) => self.launch_known(index),
@@ -288,7 +296,7 @@ impl Supervisor {
         }
         // Its sockets stay readable: watched, they would keep the loop awake until there is room.
         if room == 0 && !ended {
-            self.watch(index, false);
+            self.watch(index, Watch::Hangups);
             self.crowded.push(index);
         }
     }
@@ -301,7 +309,7 @@ impl Supervisor {
         for index in std::mem::take(&mut self.crowded) {
             let state = self.slots[index].as_ref().map(|slot| *slot.machine.state());
             if matches!(state, Some(State::Cold | State::Backoff { .. })) {
-                self.watch(index, true);
+                self.watch(index, Watch::Connections);
             }
         }
     }
@@ -315,7 +323,7 @@ impl Supervisor {
                 continue;
             }
             let starts = slot.has_waiting();
-            self.watch(index, true);
+            self.watch(index, Watch::Connections);
             if starts {
                 return;
             }

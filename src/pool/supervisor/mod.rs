@@ -27,6 +27,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use self::audit::Ear;
+pub use self::reports::listening;
 use self::roster::close;
 use self::tokens::Token;
 use super::activation::Listener;
