@@ -200,7 +200,7 @@ fn install_mediawiki(site: &Site, ann: &Browser) {
                 ("config__SkipOptional", "continue"),
             ],
         ),
-        ("page=Options", &[("config_wgEnableUploads", "1")]),
+        ("page=Options", &[("config_wgEnableUploads", "1"), ("config_wgDefaultSkin", "vector")]),
         ("page=Install", &[]),
         ("page=Install", &[]),
     ];
@@ -241,7 +241,7 @@ fn edit_mediawiki(site: &Site, ann: &Browser) {
     let token = [("wpTextbox1", "Forged."), ("wpEditToken", "forged+\\")];
     ann.submit(&ann.get(&edit), "editform", &token).with("Sorry! We could not process your edit");
     let history = ann.get(&site.url("/index.php?title=Howdah&action=history"));
-    assert_eq!(history.body.matches("data-mw-revid=").count(), 3, "{}", history.body);
+    assert_eq!(history.body.matches("<li data-mw-revid=").count(), 3, "{}", history.body);
     let difference = ann.get(&site.url("/index.php?title=Howdah&diff=cur&oldid=prev"));
     difference.with("diff-deletedline").with("diff-addedline").with("Åxles creak");
 }

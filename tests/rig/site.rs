@@ -139,7 +139,7 @@ impl MariaDb {
         let datadir = format!("--datadir={}", data.display());
         let log = || fs::File::options().create(true).append(true).open(rig.path("mariadb.log")).unwrap();
         let made = Command::new("mariadb-install-db")
-            .args(["--no-defaults", "--skip-test-db", "--skip-name-resolve"])
+            .args(["--no-defaults", "--skip-test-db", "--skip-name-resolve", "--force"])
             .args(["--auth-root-authentication-method=socket", &user, &datadir])
             .stdout(log())
             .stderr(log())
