@@ -136,6 +136,7 @@ fn start(pool: &Pool, place: &Path, number: usize) -> Result<String, String> {
         layout: &layout,
         rootfs: &rootfs,
         state: &[],
+        io_max: &[],
         args: ["/bin/dash", "-c", LOOK].map(str::to_owned).to_vec(),
         env: Vec::new(),
     })
