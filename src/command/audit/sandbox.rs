@@ -251,7 +251,7 @@ fn look_at_listeners(mut found: Vec<Finding>, listeners: &mut [Listener], socket
         .map(|listener| {
             let how = if listener.accepts() { "it accepts" } else { "howdah repaired it" };
             if !listener.accepts() {
-                listener.repair(socket).map_err(|error| error.to_string())?;
+                listener.mend(socket).result.map_err(|error| error.to_string())?;
             }
             listener.make_blocking().map_err(|error| error.to_string())?;
             if is_reached(listener) { Ok(how) } else { Err("nobody can connect any more".to_owned()) }
