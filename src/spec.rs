@@ -24,6 +24,8 @@ pub const PREPARED_MOUNTS: &str = "howdah.prepared-mounts";
 pub const IMAGE: &str = "howdah.image";
 /// "on" or "off".
 pub const LANDLOCK: &str = "howdah.landlock";
+/// "once": after the spec's own program none can be executed. Or "any".
+pub const EXECVE: &str = "howdah.execve";
 /// "off": descriptors that howdah did not place stay open; only to show in a test what closing them is for.
 pub const CLOSE_DESCRIPTORS: &str = "howdah.close-descriptors";
 /// The limits that the pool file asks for: without their controller the pool does not start.
@@ -68,6 +70,7 @@ pub fn build(input: &Input<'_>) -> Result<Spec, OciSpecError> {
         (PREPARED_MOUNTS.to_owned(), prepared.to_string()),
         (IMAGE.to_owned(), input.image.display().to_string()),
         (LANDLOCK.to_owned(), on_off(input.profile.landlock)),
+        (EXECVE.to_owned(), input.profile.execve.as_str().to_owned()),
         (CLOSE_DESCRIPTORS.to_owned(), on_off(input.profile.close_descriptors)),
         (DEMANDED_LIMITS.to_owned(), demanded(&pool.limits).join(" ")),
         (DEMANDED_RLIMITS.to_owned(), demanded_rlimits(&pool.limits)),

@@ -22,6 +22,16 @@ pub enum Execve {
     Once,
 }
 
+impl Execve {
+    /// Its word in a profile.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Any => "any",
+            Self::Once => "once",
+        }
+    }
+}
+
 /// The calls that [`Dangerous::Kill`] is about: those that no program of a site makes, nor tries
 /// to see whether it may. For a probe would be the end of an innocent process, and in php-fpm's
 /// master of the pool. So these are *not* here, and stay at the errno of the filter:
