@@ -92,6 +92,7 @@ fn to_json(entry: &Entry, record: &Record) -> Value {
         "last_start_steps_ms": record.last_start_steps_ms,
         "last_error": record.last_error,
         "weakened": record.weakened,
+        "limits_hit": record.limits_hit,
         "limits_not_in_force": record.limits_not_in_force,
     })
 }
@@ -117,6 +118,13 @@ fn print(rows: &[(Entry, Record)]) {
         );
         if !record.weakened.is_empty() {
             println!("{:width$}  weakened: {}", "", record.weakened.join("; "));
+        }
+        for hit in &record.limits_hit {
+            let (limit, effect) = (&hit.limit, hit.effect);
+            println!(
+                "{:width$}  limit {limit}: {effect} {} times, last {}: {}",
+                "", hit.count, hit.last, hit.detail
+            );
         }
         if let Some(error) = &record.last_error {
             println!("{:width$}  last error: {error}", "");

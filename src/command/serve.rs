@@ -21,7 +21,7 @@ use crate::pool::activation::{self, Assigned, Inherited};
 use crate::pool::admission::{Admission, Fate};
 use crate::pool::adoption::{self, Estate, Found};
 use crate::pool::prepare::Places;
-use crate::pool::supervisor::{Settings, Supervisor};
+use crate::pool::supervisor::{Settings, Supervisor, listening};
 use crate::sandbox::cgroup::Base;
 use crate::sys;
 
@@ -297,10 +297,6 @@ fn orphan(
     Ok(admission)
 }
 
-fn listening(pools: usize) -> String {
-    if pools == 1 { "1 pool listens".to_owned() } else { format!("{pools} pools listen") }
-}
-
 fn default_parallel_starts() -> usize {
     2 * std::thread::available_parallelism().map_or(1, usize::from)
 }
@@ -308,7 +304,7 @@ fn default_parallel_starts() -> usize {
 /// What serve made in its runtime directory goes; state directories stay.
 fn clean(places: &Places) {
     let _ = fs::remove_dir_all(places.runtime.join("pools"));
-    for name in ["serve.json", "lock"] {
+    for name in ["serve.json", "lock", "events.jsonl", "events.1.jsonl"] {
         let _ = fs::remove_file(places.runtime.join(name));
     }
     let _ = fs::remove_dir(&places.runtime);

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::limits::Hit;
+
 /// `serve.json`: who serves what.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Roll {
@@ -65,6 +67,9 @@ pub struct Record {
     pub last_error: Option<String>,
     /// What the pool's profile leaves open that `hosting` closes.
     pub weakened: Vec<String>,
+    /// Limits that ended, refused or held something.
+    #[serde(default)]
+    pub limits_hit: Vec<Hit>,
     /// Limits that are not in force because their controller is missing.
     pub limits_not_in_force: Vec<String>,
 }

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use super::activation::{ActivationError, Listener};
 use super::generation::{Generation, LaunchError};
+use super::limits::{Bucket, Tally};
 use super::machine::{Machine, Timing};
-use super::prepare::{Places, PrepareError, Prepared, Workshop};
+use super::prepare::{Places, PrepareError, Prepared, Question, Workshop};
+
 use super::quiesce::{self, Activity, Door};
 use super::record::Record;
 use crate::config::pool::{OnFailure, Pool};
@@ -29,16 +31,63 @@ pub struct Slot {
     pub record: Record,
     /// The generation that runs.
     pub generation: Option<Generation>,
+    /// What its image is asked before the next generation can be launched.
+    pub question: Option<Question>,
     /// The pool as its file says now; it takes the place of `pool` when the generation has ended.
     pub successor: Option<Pool>,
     /// The deadline that the supervisor's clock knows of.
     pub clock: Option<Instant>,
-    /// Whether the sockets are watched.
-    pub watched: bool,
+    /// What the sockets are watched for.
+    pub watched: Watch,
+    /// The last generation that shut one of them down.
+    pub shut_by: Option<u64>,
+    /// Why the pool cannot be reached, for as long as it cannot.
+    pub unreachable: Option<String>,
     /// Whether its own sockets let nobody new in any more.
     pub shut: bool,
+    /// What limits do to it, and what is still to be told of that.
+    pub vigil: Vigil,
     prepared: Option<Box<Prepared>>,
     doors: Vec<Door>,
+}
+
+/// What a pool's sockets are watched for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watch {
+    /// They are not.
+    Nothing,
+    /// That nobody shuts them down: connections are the generation's, and do not wake howdah.
+    Hangups,
+    /// And for connections.
+    Connections,
+}
+
+/// What limits do to one pool, and what is still to be told of that.
+#[derive(Debug, Default)]
+pub struct Vigil {
+    /// When to speak of which limit.
+    pub tally: Tally,
+    /// How many more events the pool may cause now.
+    pub bucket: Option<Bucket>,
+    /// When its cgroup's files are to be watched again.
+    pub rearm: Option<Instant>,
+    /// When workers that died by SIGSYS are told of although no audit record says by which call.
+    pub unexplained: Option<Instant>,
+    /// How many they are.
+    pub unexplained_count: u64,
+    /// Audit records of such deaths whose line in the log is still to come.
+    pub explained: u64,
+    /// The tmpfs that were full at the last look.
+    pub full: Vec<&'static str>,
+    /// The moment that the supervisor's clock of limits knows of.
+    pub clock: Option<Instant>,
+}
+
+impl Vigil {
+    /// When something of it is due.
+    pub fn next(&self) -> Option<Instant> {
+        [self.tally.next(), self.rearm, self.unexplained].into_iter().flatten().min()
+    }
 }
 
 /// Why a pool did not start.
@@ -95,10 +144,14 @@ impl Slot {
             listeners,
             record: Record::default(),
             generation: None,
+            question: None,
             successor: None,
             clock: None,
-            watched: false,
+            watched: Watch::Nothing,
+            shut_by: None,
+            unreachable: None,
             shut: false,
+            vigil: Vigil::default(),
             prepared: None,
             doors: Vec::new(),
         }
@@ -120,7 +173,25 @@ impl Slot {
         self.prepared = None;
     }
 
-    /// Launches the next generation.
+    /// Begins the next generation by asking its image what it is; false if that is known.
+    ///
+    /// # Errors
+    /// No image, no php-fpm, or no sandbox to ask it in.
+    pub fn ask(
+        &mut self,
+        workshop: &mut Workshop,
+        places: &Places,
+        base: Option<&Base>,
+    ) -> Result<bool, PrepareError> {
+        // Counted before anything can fail, so that each failure has a number of its own.
+        self.record.generation += 1;
+        if !self.prepared.as_ref().is_some_and(|prepared| prepared.is_fresh()) {
+            self.question = workshop.question(&self.pool, places, base)?;
+        }
+        Ok(self.question.is_some())
+    }
+
+    /// Launches the generation that [`Slot::ask`] began.
     ///
     /// # Errors
     /// The first thing that is not as the pool asks.
@@ -131,20 +202,19 @@ impl Slot {
         base: Option<&Base>,
         network: Option<&mut SpareNetwork>,
     ) -> Result<Vec<String>, StartError> {
-        // Counted before anything can fail, so that each failure has a number of its own.
-        self.record.generation += 1;
         let mut notices = Vec::new();
         if !self.prepared.as_ref().is_some_and(|prepared| prepared.is_fresh()) {
             self.prepared = None;
             let prepared = workshop.prepare(&self.pool, self.listeners.len(), places)?;
             self.record.weakened = prepared.profile.weakened();
-            self.record.limits_not_in_force = limits_not_in_force(&self.pool, &prepared, base);
+            self.record.limits_not_in_force = limits_not_in_force(&prepared, base);
             notices.extend(prepared.notices.iter().cloned());
             self.prepared = Some(Box::new(prepared));
         }
         let Some(prepared) = &self.prepared else { return Ok(notices) };
         self.doors = self.listeners.iter().map(Door::of).collect::<Result<_, _>>()?;
         self.listeners.iter().try_for_each(Listener::make_blocking)?;
+        self.listeners.iter_mut().for_each(Listener::remember);
         self.record.configuration = Some(fingerprint(&self.pool));
         let sockets: Vec<_> = self.listeners.iter().map(AsFd::as_fd).collect();
         self.generation =
@@ -179,11 +249,6 @@ impl Slot {
 
     /// Whether a worker ran since the last look.
     pub fn look(&mut self) -> bool {
-        // Workers that a tenant has made see EAGAIN end and are forked again without end:
-        // a pool that works hard for nobody, and is never idle.
-        for listener in &self.listeners {
-            let _ = listener.make_blocking();
-        }
         let Some(generation) = &mut self.generation else { return false };
         let now = Activity::read(generation.process.pid);
         let active = now.since(&generation.activity);
@@ -205,15 +270,11 @@ pub fn fingerprint(pool: &Pool) -> u64 {
 }
 
 /// Limits of the profile that nothing enforces here; those the file asks for would have been an error.
-fn limits_not_in_force(pool: &Pool, prepared: &Prepared, base: Option<&Base>) -> Vec<String> {
-    let all = spec::unified(&pool.limits, &prepared.profile.limits);
-    let mut missing: Vec<String> = all
-        .into_keys()
-        .filter(|key| {
-            let controller = key.split('.').next().unwrap_or(key);
-            !base.is_some_and(|base| base.controllers().contains(controller))
-        })
-        .collect();
-    missing.sort();
-    missing
+fn limits_not_in_force(prepared: &Prepared, base: Option<&Base>) -> Vec<String> {
+    let all = spec::limits_of(&prepared.spec).into_keys();
+    all.filter(|key| {
+        let controller = key.split('.').next().unwrap_or(key);
+        !base.is_some_and(|base| base.controllers().contains(controller))
+    })
+    .collect()
 }

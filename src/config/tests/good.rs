@@ -63,6 +63,8 @@ freeze = "never"
 stop = "1m 30s"
 [limits]
 memory = "256M"
+memory_high = "200M"
+oom_group = true
 swap = 0
 tasks = 64
 cpu = 1
@@ -70,6 +72,23 @@ cpu_weight = 100
 io_weight = 50
 open_files = 1024
 tmp = "64M"
+run = "1M"
+shm = "2M"
+file_size = "1G"
+cpu_time = "2m"
+core = 0
+memlock = "64K"
+msgqueue = 0
+sigpending = 100
+stack = "8M"
+[[limits.io_max]]
+path = "/dev/vda"
+rbps = "10M"
+wiops = 100
+[[limits.io_max]]
+path = "/srv"
+wbps = "1M"
+riops = 1
 [network]
 mode = "host"
 [fpm]

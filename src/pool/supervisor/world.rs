@@ -5,16 +5,17 @@ use std::time::{Duration, Instant};
 
 use nix::sys::epoll::EpollFlags;
 use nix::sys::signal::Signal;
+use serde_json::json;
 
 use super::Supervisor;
 use super::reports::tell_lines;
 use super::tokens::Token;
-use crate::config::types::Listen;
 use crate::fpm::log::Kind;
 use crate::journal::{self, Level, Origin};
-use crate::pool::activation::Listener;
+use crate::pool::activation::{Harm, Listener};
+use crate::pool::events;
 use crate::pool::machine::{After, Event, State};
-use crate::pool::slot::Slot;
+use crate::pool::slot::{Slot, Watch};
 use crate::sandbox::Outcome;
 
 /// Bytes of lines that are held back while a generation starts.
@@ -25,9 +26,12 @@ impl Supervisor {
         match token {
             Token::Signal => self.on_signal(),
             Token::Listener(index) => self.on_connection(index, flags),
+            Token::Answer(index) => self.on_answer(index),
             Token::Status(index) => self.on_status(index),
             Token::Log(index) => self.on_log(index),
             Token::End(index) => self.on_end(index),
+            Token::Limit(index) => self.on_limit(index),
+            Token::Audit => self.on_audit(),
             Token::Refused(index) => {
                 if self.refused[index].as_mut().is_some_and(|refused| !refused.go_on()) {
                     self.refused[index] = None;
@@ -72,7 +76,7 @@ impl Supervisor {
             .filter(|s| matches!(s.machine.state(), State::Starting { .. }))
             .count();
         if is_start && starting >= self.settings.parallel_starts {
-            self.watch(index, false);
+            self.watch(index, Watch::Hangups);
             if !self.queue.contains(&index) {
                 self.queue.push_back(index);
             }
@@ -81,43 +85,65 @@ impl Supervisor {
         self.events.push_back((index, Event::Connection));
     }
 
-    /// Sockets that refuse every connection: repaired, or told who can. A generation that runs
-    /// and holds what is dead for good is drained; the next one gets what took its place.
+    /// Looks at a pool's sockets and mends what a generation did to them, or tells who can. A generation
+    /// that runs and holds what is dead for good is drained, and so is one that does it again; the next
+    /// gets what is there then.
     pub(super) fn repair(&mut self, index: usize) {
         let Some(slot) = &self.slots[index] else { return };
-        let watched = slot.watched;
-        self.watch(index, false);
+        let before = slot.watched;
+        // Before one of them is closed: a generation's copy would keep it among those that are watched.
+        self.watch(index, Watch::Nothing);
         let Some(slot) = &mut self.slots[index] else { return };
+        if slot.shut {
+            return; // Its sockets go with it.
+        }
         let Slot { pool, listeners, .. } = slot;
         let origin = Origin { pool: Some(pool.name.as_str()), generation: None };
-        let mut lost = false;
-        for listener in listeners.iter_mut().filter(|listener| !listener.accepts()) {
+        let (mut harmed, mut renewed, mut dead, mut failure) = (false, false, false, None);
+        let mut told = Vec::new();
+        for listener in listeners.iter_mut() {
             let address = listener.address().clone();
-            lost |= matches!(address, Listen::Unix(_));
-            match listener.repair(&pool.socket) {
+            let mended = listener.mend(&pool.socket);
+            if mended.harms.is_empty() {
+                continue;
+            }
+            harmed = true;
+            dead |= mended.harms.contains(&Harm::ShutDown);
+            renewed |= mended.renewed;
+            match &mended.result {
                 Ok(()) => {
-                    let text = format!("{address} was shut down from inside the pool, and repaired");
+                    let text = format!("{address} {} from inside the pool, and repaired", mended.told());
                     journal::line(Level::Warning, origin, &text);
+                    told.push((text, true));
                 }
                 Err(error) => {
-                    let text = Some(error.to_string());
-                    if slot.record.last_error != text {
-                        journal::line(Level::Error, origin, &error.to_string());
-                        slot.record.last_error = text;
-                    }
+                    told.push((error.to_string(), false));
+                    failure = Some(error.to_string());
                 }
             }
         }
-        let healthy = slot.listeners.iter().all(Listener::accepts);
-        if lost && slot.generation.is_some() && !slot.machine.is_draining() {
+        // What stays as it is has been told.
+        let news = failure.is_none() || self.slots[index].as_ref().is_some_and(|s| s.unreachable != failure);
+        for (text, repaired) in told.into_iter().filter(|_| news) {
+            self.note(index, events::Kind::Repair, json!({ "detail": text, "repaired": repaired }));
+        }
+        self.report_unreachable(index, failure);
+        let Some(slot) = &mut self.slots[index] else { return };
+        let number = slot.generation.as_ref().map(|generation| generation.number);
+        let again = dead && number.is_some() && slot.shut_by.replace(slot.record.generation) == number;
+        if (renewed || again) && number.is_some() && !slot.machine.is_draining() {
             slot.successor.get_or_insert_with(|| slot.pool.clone());
             self.drain(index, self.settings.places.drain);
         }
-        if watched && healthy {
-            self.watch(index, true);
+        let Some(slot) = &self.slots[index] else { return };
+        // What is dead would keep the loop awake.
+        if slot.listeners.iter().all(Listener::accepts) && !(again && number.is_some()) {
+            self.watch(index, before);
         }
-        self.write_record(index);
-        self.stale_roll = true;
+        if harmed {
+            self.write_record(index);
+            self.stale_roll = true;
+        }
     }
 
     fn on_status(&mut self, index: usize) {
@@ -152,7 +178,7 @@ impl Supervisor {
         }
         let starting = matches!(slot.machine.state(), State::Starting { .. });
         let ready = said.iter().any(|line| line.kind == Kind::Ready);
-        generation.held.extend(said);
+        generation.held.extend(said.iter().cloned());
         // A failure is to be one line, not a worker's last words a hundred times.
         if generation.serves
             || generation.held.iter().map(|line| line.text.len() + 64).sum::<usize>() > MOST_HELD
@@ -165,25 +191,32 @@ impl Supervisor {
             phases.ready = generation.began.elapsed().saturating_sub(before);
             self.events.push_back((index, Event::Ready));
         }
+        self.hear_limits(index, &said);
     }
 
     fn on_end(&mut self, index: usize) {
         self.on_log(index);
+        let Some(how) = self.slots[index].as_ref().and_then(|slot| slot.generation.as_ref()?.reap()) else {
+            return;
+        };
+        let culprit = self.ended_by_limit(index, &how);
         let Some(slot) = &mut self.slots[index] else { return };
         let Some(generation) = &mut slot.generation else { return };
-        let Some(how) = generation.reap() else { return };
         if let Outcome::Failed(error) = generation.process.outcome() {
             return self.start_failed(index, &error.to_string());
         }
         if let State::Stopping { then } = slot.machine.state() {
-            slot.record.stops += u64::from(*then == After::Cold);
+            let then = *then;
+            slot.record.stops += u64::from(then == After::Cold);
+            self.note_stop(index, then);
         } else {
-            let reason = generation.reason().unwrap_or_default();
+            let reason = culprit.or_else(|| generation.reason()).unwrap_or_default();
             let reason =
                 if reason.is_empty() { format!("php-fpm ended: {how}") } else { format!("{reason} ({how})") };
             slot.record.last_error = Some(reason);
         }
         self.forget_generation(index);
+        self.repair(index);
         let waiting = self.slots[index].as_ref().is_some_and(Slot::has_own_waiting);
         self.events.push_back((index, Event::Exited { waiting }));
     }
@@ -198,6 +231,7 @@ impl Supervisor {
             }
             self.settle();
         }
+        self.on_limit_time(now);
         for index in std::mem::take(&mut self.freezing) {
             self.ask_frozen(index, 1);
         }
