@@ -198,7 +198,7 @@ impl Workshop {
     /// No image, no php-fpm, one that is too old or does not run.
     pub fn image(&mut self, pool: &Pool, places: &Places) -> Result<Rc<Known>, PrepareError> {
         if let Some(mut question) = self.question(pool, places, None)? {
-            question.wait(Duration::from_secs(10));
+            question.wait(pool.start.timeout);
             self.learn(question, pool)?;
         }
         Ok(Rc::clone(&self.images[&key_of(pool)]))
