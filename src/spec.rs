@@ -181,7 +181,10 @@ fn rlimits(limits: &Limits) -> Result<Vec<PosixRlimit>, OciSpecError> {
     };
     let bytes = |size: Option<Bytes>| size.map(Bytes::get);
     let all = [
-        (RlimitCore, bytes(limits.core).or(Some(0))),
+        // Never less than 1. At 0 no file is written, but where kernel.core_pattern is a pipe
+        // a crash still starts its program, as root and outside (core(5)); 1 is the kernel's
+        // own sign for "not that either", and too little for a file.
+        (RlimitCore, bytes(limits.core).or(Some(0)).map(|size| size.max(1))),
         (RlimitNofile, limits.open_files),
         (RlimitNproc, limits.tasks.map(|tasks| tasks + 1)),
         (RlimitFsize, bytes(limits.file_size)),
