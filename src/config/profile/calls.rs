@@ -106,6 +106,21 @@ impl Profile {
             Dangerous::Kill => killing(filter),
         })
     }
+
+    /// Whether a process may write code and run it, as compilers at run time do: whether the
+    /// filter lets mmap(2) through whatever its arguments.
+    pub fn allows_written_code(&self) -> bool {
+        let Some(filter) = &self.seccomp else { return true };
+        let groups = filter.syscalls().iter().flatten();
+        let mut naming = groups.filter(|group| group.names().iter().any(|name| name == "mmap")).peekable();
+        match naming.peek() {
+            None => filter.default_action() == LinuxSeccompAction::ScmpActAllow,
+            Some(_) => naming.any(|group| {
+                group.action() == LinuxSeccompAction::ScmpActAllow
+                    && group.args().as_ref().is_none_or(Vec::is_empty)
+            }),
+        }
+    }
 }
 
 /// `filter`, in which the calls that are never innocent kill unless some group lets them through.
