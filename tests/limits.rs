@@ -62,9 +62,20 @@ fn told(rig: &mut Rig, pool: &str, limit: &str, effect: &str, words: &str) -> Va
     hit
 }
 
+/// A rig whose pools may start slowly: where the controllers are, the machine may be emulated.
+fn patient() -> Rig {
+    let rig = Rig::new();
+    let state = rig.path("state");
+    rig.write(
+        "howdah.toml",
+        &format!("[serve]\nstate_dir = {state:?}\ndrain = \"5s\"\n[defaults.start]\ntimeout = \"1m\"\n"),
+    );
+    rig
+}
+
 /// A rig with the pool `held`, another with more room, `free`, and a neighbour of another user.
 fn rig(held: &str, free: &str) -> Rig {
-    let mut rig = Rig::new();
+    let mut rig = patient();
     rig.inside("held", TENANT, held);
     rig.inside("free", TENANT, free);
     rig.inside("neighbour", OTHER, "");
@@ -99,7 +110,7 @@ fn attempt(rig: &Rig, pool: &str, code: &str) -> String {
 #[test]
 fn what_nobody_asks_for_is_a_safe_default_and_not_howdahs_own() {
     let limits = "echo file_get_contents('/proc/self/limits');";
-    let mut rig = Rig::new();
+    let mut rig = patient();
     rig.inside("plain", TENANT, "");
     rig.inside("own", TENANT, "[limits]\nmemlock = \"16K\"\nsigpending = 7\nstack = \"2M\"\nfile_size = \"1M\"\ncpu_time = \"1m\"\n");
     rig.inside_without(
@@ -138,7 +149,7 @@ fn what_nobody_asks_for_is_a_safe_default_and_not_howdahs_own() {
 
 #[test]
 fn a_limit_above_howdahs_own_is_raised_where_howdah_may_and_else_one_clear_line() {
-    let mut rig = Rig::new();
+    let mut rig = patient();
     rig.inside("more", TENANT, "[limits]\nopen_files = 5000\n");
     // What nobody asks for in the pool file is lowered instead.
     rig.inside("default", TENANT, "");
@@ -191,7 +202,7 @@ fn too_many_open_files_name_open_files() {
 /// Without a pids controller RLIMIT_NPROC holds, and only PHP tells of it.
 #[test]
 fn a_fork_bomb_names_tasks() {
-    let mut rig = Rig::new();
+    let mut rig = patient();
     // In the profile, for in the pool file it would be refused without the controller.
     rig.inside_without("held", "[limits]\ntasks = 12", "");
     rig.inside_without("free", "[limits]\ntasks = 100", "");
@@ -221,7 +232,7 @@ fn a_call_that_kills_is_named() {
         eprintln!("skipped: no CAP_AUDIT_READ: nobody can read which call it was");
         return;
     }
-    let mut rig = Rig::new();
+    let mut rig = patient();
     let filter = rig.write("kills.json", KILLS);
     rig.inside_without("held", &format!("seccomp = {filter:?}"), "");
     rig.inside_without("free", "seccomp = \"off\"", "");
@@ -254,7 +265,7 @@ fn a_path_that_landlock_refuses_is_named() {
         eprintln!("skipped: needs Linux 6.15, audit switched on (auditctl -e 1), and HOWDAH_TEST_AUDIT=1");
         return;
     }
-    let mut rig = Rig::new();
+    let mut rig = patient();
     let data = rig.private("data", TENANT);
     // The filter would refuse it first.
     for (pool, profile) in [("held", "seccomp = \"off\""), ("free", "seccomp = \"off\"\nlandlock = false")] {
@@ -303,7 +314,7 @@ fn a_full_tmpfs_is_named_by_what_the_kernel_says_of_it() {
 
 #[test]
 fn a_start_that_takes_too_long_names_the_timeout() {
-    let mut rig = Rig::new();
+    let mut rig = patient();
     rig.inside("slow", TENANT, "[start]\ntimeout = \"1ms\"\n");
     rig.inside("neighbour", OTHER, "");
     rig.serve();
@@ -319,7 +330,7 @@ fn a_start_that_takes_too_long_names_the_timeout() {
 
 #[test]
 fn events_tell_the_life_of_a_pool_and_of_no_other_if_one_is_named() {
-    let mut rig = Rig::new();
+    let mut rig = patient();
     rig.inside("blog", TENANT, "[idle]\nstop = \"200ms\"\n");
     rig.inside("shop", OTHER, "");
     rig.serve();
@@ -382,7 +393,7 @@ fn a_flood_of_forged_lines_is_a_few_lines_of_the_forgers_own() {
 
 #[test]
 fn events_without_a_serve_are_one_line() {
-    let rig = Rig::new();
+    let rig = patient();
     let run = rig.path("run");
     let output = rig.howdah(&["events", "--runtime-dir", run.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1));
@@ -398,7 +409,7 @@ fn a_memory_bomb_names_memory() {
     if !has("memory") {
         return;
     }
-    let mut rig = Rig::new();
+    let mut rig = patient();
     let site = "<?php ini_set('memory_limit', -1); eval(file_get_contents('php://input'));";
     for (pool, memory) in [("held", "64M"), ("free", "400M")] {
         rig.site(pool, "do.php", site, TENANT);
@@ -433,7 +444,7 @@ fn the_file_cache_of_a_pool_is_held_at_its_limit_and_ends_nobody() {
     if !has("memory") {
         return;
     }
-    let mut rig = Rig::new();
+    let mut rig = patient();
     let data = rig.private("data", TENANT);
     for (pool, memory) in [("held", "48M"), ("free", "400M")] {
         let mount = format!("[[mount]]\nsource = {data:?}\naccess = \"rw\"\n");
@@ -442,7 +453,7 @@ fn the_file_cache_of_a_pool_is_held_at_its_limit_and_ends_nobody() {
     rig.inside("neighbour", OTHER, "");
     rig.serve();
     let write = format!(
-        "$p = '{}/big' . getmypid(); $f = fopen($p, 'w'); \
+        "$p = '{}/big' . uniqid(); $f = fopen($p, 'w'); \
          for ($i = 0; $i < 80; $i++) fwrite($f, str_repeat('x', 1 << 20)); fclose($f); \
          $n = 0; $f = fopen($p, 'r'); while (!feof($f)) $n += strlen(fread($f, 1 << 20)); unlink($p); echo $n;",
         data.display()
@@ -458,7 +469,7 @@ fn oom_group_ends_the_generation_and_is_its_last_error() {
     if !has("memory") {
         return;
     }
-    let mut rig = Rig::new();
+    let mut rig = patient();
     let site = "<?php ini_set('memory_limit', -1); eval(file_get_contents('php://input'));";
     for (pool, group) in [("held", true), ("free", false)] {
         rig.site(pool, "do.php", site, TENANT);
@@ -489,7 +500,7 @@ fn above_memory_high_a_pool_is_slowed_down() {
     if !has("memory") {
         return;
     }
-    let mut rig = Rig::new();
+    let mut rig = patient();
     let data = rig.private("data", TENANT);
     for (pool, high) in [("held", "48M"), ("free", "380M")] {
         let mount = format!("[[mount]]\nsource = {data:?}\naccess = \"rw\"\n");
@@ -498,7 +509,7 @@ fn above_memory_high_a_pool_is_slowed_down() {
     rig.inside("neighbour", OTHER, "");
     rig.serve();
     let write = format!(
-        "$f = fopen('{}/high' . getmypid(), 'w'); \
+        "$f = fopen('{}/high' . uniqid(), 'w'); \
          for ($i = 0; $i < 100; $i++) fwrite($f, str_repeat('x', 1 << 20)); echo 'done';",
         data.display()
     );
@@ -528,8 +539,7 @@ fn a_pool_that_spins_waits_for_its_share_and_is_told_of_at_the_next_look() {
     if !has("cpu") {
         return;
     }
-    let limits =
-        |cores: &str| format!("[limits]\ncpu = {cores}\n[idle]\nstop = \"8s\"\n[start]\ntimeout = \"1m\"\n");
+    let limits = |cores: &str| format!("[limits]\ncpu = {cores}\n[idle]\nstop = \"8s\"\n");
     let mut rig = rig(&limits("0.5"), &limits("64"));
     let spin = "$e = microtime(true) + 1.5; while (microtime(true) < $e); echo 'done';";
     assert_eq!(rig.php("free", spin), "done");
@@ -544,8 +554,9 @@ fn io_max_is_set_on_the_disk_of_a_path_and_slows_it() {
     if !has("io") {
         return;
     }
-    let mut rig = Rig::new();
-    // The rig's own directory may be a tmpfs.
+    let mut rig = patient();
+    // The rig's own directory may be a tmpfs. Each pool writes a file of its own: what is
+    // written to a file counts for whose cgroup has written to it first.
     let data = tempfile::tempdir_in("/var/tmp").unwrap();
     let data = data.path();
     std::os::unix::fs::chown(data, Some(TENANT.1), Some(TENANT.2)).unwrap();
@@ -558,7 +569,7 @@ fn io_max_is_set_on_the_disk_of_a_path_and_slows_it() {
     rig.inside("free", TENANT, &mount);
     rig.serve();
     let write = format!(
-        "$f = fopen('{}/' . getmypid(), 'w'); $b = microtime(true); fwrite($f, str_repeat('x', 12 << 20)); \
+        "$f = fopen('{}/' . uniqid(), 'w'); $b = microtime(true); fwrite($f, str_repeat('x', 12 << 20)); \
          fsync($f); echo microtime(true) - $b;",
         data.display()
     );
@@ -572,7 +583,7 @@ fn io_max_is_set_on_the_disk_of_a_path_and_slows_it() {
 
 #[test]
 fn io_max_where_there_is_no_disk_is_one_clear_line() {
-    let mut rig = Rig::new();
+    let mut rig = patient();
     rig.inside("held", TENANT, "[[limits.io_max]]\npath = \"/proc\"\nwbps = \"1M\"\n");
     rig.serve();
     assert_eq!(rig.try_get("held", "/do.php").unwrap().status, 503);
@@ -585,7 +596,7 @@ fn io_max_where_there_is_no_disk_is_one_clear_line() {
 /// `check` and `ps` tell which limits are in force.
 #[test]
 fn check_and_ps_tell_what_is_in_force_and_what_is_not() {
-    let mut rig = Rig::new();
+    let mut rig = patient();
     rig.inside("blog", TENANT, "");
     rig.serve();
     rig.php("blog", "echo 1;");
