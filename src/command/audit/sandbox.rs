@@ -249,10 +249,9 @@ fn look_at_listeners(mut found: Vec<Finding>, listeners: &mut [Listener], socket
     let repaired: Result<Vec<&str>, String> = listeners
         .iter_mut()
         .map(|listener| {
-            let how = if listener.accepts() { "it accepts" } else { "howdah repaired it" };
-            if !listener.accepts() {
-                listener.repair(socket).map_err(|error| error.to_string())?;
-            }
+            let mended = listener.mend(socket);
+            mended.result.map_err(|error| error.to_string())?;
+            let how = if mended.harms.is_empty() { "it accepts" } else { "howdah repaired it" };
             listener.make_blocking().map_err(|error| error.to_string())?;
             if is_reached(listener) { Ok(how) } else { Err("nobody can connect any more".to_owned()) }
         })
