@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::activation::{ActivationError, Listener};
+use super::budget::Budget;
 use super::generation::{Generation, LaunchError};
 use super::limits::{Bucket, Tally};
 use super::machine::{Machine, Timing};
@@ -43,6 +44,8 @@ pub struct Slot {
     pub shut_by: Option<u64>,
     /// Why the pool cannot be reached, for as long as it cannot.
     pub unreachable: Option<String>,
+    /// How much its generations may still say.
+    pub budget: Budget,
     /// Whether its own sockets let nobody new in any more.
     pub shut: bool,
     /// What limits do to it, and what is still to be told of that.
@@ -150,6 +153,7 @@ impl Slot {
             watched: Watch::Nothing,
             shut_by: None,
             unreachable: None,
+            budget: Budget::new(Instant::now()),
             shut: false,
             vigil: Vigil::default(),
             prepared: None,
