@@ -180,6 +180,12 @@ fn read(file: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// A file of ours, as text.
+pub(super) fn text_of(file: &Path) -> Result<String, ConfigError> {
+    let bytes = read(file).map_err(|error| ConfigError::unreadable(file, &error))?;
+    text(file, &bytes).map(str::to_owned)
+}
+
 fn text<'a>(file: &Path, bytes: &'a [u8]) -> Result<&'a str, ConfigError> {
     std::str::from_utf8(bytes).map_err(|error| {
         let before = &bytes[..error.valid_up_to()];

@@ -33,8 +33,8 @@ pub struct Pool {
     pub idle: Idle,
     /// cgroup v2 limits and rlimits.
     pub limits: Limits,
-    /// Its network.
-    pub network: Network,
+    /// Its network; `None`: what its profile says.
+    pub network: Option<Network>,
     /// `[fpm]`.
     pub fpm: Fpm,
     /// `[php]`, `[php.value]` and their kin.
