@@ -100,6 +100,7 @@ pub fn parse_serve(
     let config = ServeConfig {
         runtime_dir: serve.0.runtime_dir,
         state_dir: serve.0.state_dir,
+        profile_dir: serve.0.profile_dir,
         drain: serve.0.drain.map_or(Duration::from_secs(30), |wait| wait.0),
         parallel_starts: serve.0.parallel_starts.map(|n| n.0 as u32),
         cgroup: serve.0.cgroup,
