@@ -114,8 +114,13 @@ fn larger(ours: &Limits, hosting: &Limits) -> Vec<String> {
         row("memory", &ours.memory, &hosting.memory),
         row("swap", &ours.swap, &hosting.swap),
         row("tasks", &ours.tasks, &hosting.tasks),
-        row("open_files", &ours.open_files, &hosting.open_files),
         row("tmp", &ours.tmp, &hosting.tmp),
+        row("open_files", &ours.open_files, &hosting.open_files),
+        row("core", &ours.core, &hosting.core),
+        row("memlock", &ours.memlock, &hosting.memlock),
+        row("msgqueue", &ours.msgqueue, &hosting.msgqueue),
+        row("sigpending", &ours.sigpending, &hosting.sigpending),
+        row("stack", &ours.stack, &hosting.stack),
     ]
     .into_iter()
     .flatten()
@@ -138,8 +143,13 @@ fn smaller(ours: &Limits, hosting: &Limits) -> Vec<String> {
         row("swap", &ours.swap, &hosting.swap),
         row("tasks", &ours.tasks, &hosting.tasks),
         row("cpu", &ours.cpu, &hosting.cpu),
-        row("open_files", &ours.open_files, &hosting.open_files),
         row("tmp", &ours.tmp, &hosting.tmp),
+        row("open_files", &ours.open_files, &hosting.open_files),
+        row("core", &ours.core, &hosting.core),
+        row("memlock", &ours.memlock, &hosting.memlock),
+        row("msgqueue", &ours.msgqueue, &hosting.msgqueue),
+        row("sigpending", &ours.sigpending, &hosting.sigpending),
+        row("stack", &ours.stack, &hosting.stack),
     ]
     .into_iter()
     .flatten()

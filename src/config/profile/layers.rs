@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::LinuxSeccomp;
 use toml::Spanned;
 
-use super::super::pool::{Limits, Network, ProfileRef};
+use super::super::pool::{IoMax, Limits, Network, ProfileRef};
 use super::super::types::AbsPath;
 use super::raw::{Layer, Raw, RawLimits, near};
 use super::{Namespace, Proc, Profile, ProfileError, seccomp_file, sysctl, uses};
@@ -245,14 +245,33 @@ impl<'a> Layers<'a> {
     fn limits(&self) -> Result<Limits, ProfileError> {
         Ok(Limits {
             memory: self.limit(|limits| limits.memory.as_ref(), Layer::bytes)?,
+            memory_high: self.limit(|limits| limits.memory_high.as_ref(), Layer::bytes)?,
+            oom_group: self.limit(|limits| limits.oom_group.as_ref(), |_, on| Ok(Some(*on.get_ref())))?,
             swap: self.limit(|limits| limits.swap.as_ref(), Layer::bytes)?,
             tasks: self.limit(|limits| limits.tasks.as_ref(), Layer::count)?,
             cpu: self.limit(|limits| limits.cpu.as_ref(), Layer::cores)?,
             cpu_weight: self.limit(|limits| limits.cpu_weight.as_ref(), Layer::weight)?,
             io_weight: self.limit(|limits| limits.io_weight.as_ref(), Layer::weight)?,
-            open_files: self.limit(|limits| limits.open_files.as_ref(), Layer::count)?,
+            io_max: self.io_max()?,
             tmp: self.limit(|limits| limits.tmp.as_ref(), Layer::bytes)?,
+            run: self.limit(|limits| limits.run.as_ref(), Layer::bytes)?,
+            shm: self.limit(|limits| limits.shm.as_ref(), Layer::bytes)?,
+            open_files: self.limit(|limits| limits.open_files.as_ref(), Layer::count)?,
+            file_size: self.limit(|limits| limits.file_size.as_ref(), Layer::bytes)?,
+            cpu_time: self.limit(|limits| limits.cpu_time.as_ref(), Layer::span)?,
+            core: self.limit(|limits| limits.core.as_ref(), Layer::bytes)?,
+            memlock: self.limit(|limits| limits.memlock.as_ref(), Layer::bytes)?,
+            msgqueue: self.limit(|limits| limits.msgqueue.as_ref(), Layer::bytes)?,
+            sigpending: self.limit(|limits| limits.sigpending.as_ref(), Layer::count)?,
+            stack: self.limit(|limits| limits.stack.as_ref(), Layer::bytes)?,
         })
+    }
+
+    fn io_max(&self) -> Result<Vec<IoMax>, ProfileError> {
+        match self.first(|raw| raw.limits.as_ref().and_then(|limits| limits.io_max.as_ref())) {
+            Ok((layer, list)) => list.iter().map(|raw| layer.io_max(raw)).collect(),
+            Err(_) => Ok(Vec::new()),
+        }
     }
 
     fn limit<'l, R: 'l, T>(

@@ -345,3 +345,19 @@ fn new_walls_are_read_compared_and_refused_in_one_line() {
         assert!(line.starts_with(&format!("DIR/x.toml:{expected}")), "{line}");
     }
 }
+
+#[test]
+fn limits_of_one_process_and_of_devices_are_a_profiles_too() {
+    let text = "[limits]\nmemory_high = \"64M\"\noom_group = true\nfile_size = \"none\"\ncpu_time = \"1m\"\n\
+                stack = \"none\"\nmsgqueue = 1\n[[limits.io_max]]\npath = \"/srv\"\nrbps = \"1M\"\n";
+    let profile = read(&[("x.toml", text)]).unwrap();
+    let limits = &profile.limits;
+    assert_eq!((limits.memory_high, limits.oom_group), (Some(Bytes::new(64 << 20)), Some(true)));
+    assert_eq!((limits.file_size, limits.stack), (None, None));
+    assert_eq!(limits.cpu_time, Some(std::time::Duration::from_secs(60)));
+    assert_eq!(limits.io_max[0].words(), "rbps=1048576");
+    let weaker = ["limits.msgqueue is 1, above 0", "limits.stack is unset, above 8M"];
+    assert_eq!(profile.weakened(), weaker);
+    let error = read(&[("x.toml", "[[limits.io_max]]\npath = \"/srv\"\n")]).unwrap_err();
+    assert!(error.ends_with(":2: io_max limits nothing: write rbps, wbps, riops or wiops"), "{error}");
+}

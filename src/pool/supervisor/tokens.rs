@@ -10,6 +10,10 @@ pub(super) enum Token {
     End(usize),
     Log(usize),
     Refused(usize),
+    /// A counter of a generation's cgroup.
+    Limit(usize),
+    /// The kernel's audit.
+    Audit,
 }
 
 impl Token {
@@ -21,6 +25,8 @@ impl Token {
             Self::End(index) => (3, index),
             Self::Log(index) => (4, index),
             Self::Refused(index) => (5, index),
+            Self::Limit(index) => (6, index),
+            Self::Audit => (7, 0),
         };
         (kind << 56) | index as u64
     }
@@ -33,6 +39,8 @@ impl Token {
             3 => Self::End(index),
             4 => Self::Log(index),
             5 => Self::Refused(index),
+            6 => Self::Limit(index),
+            7 => Self::Audit,
             _ => Self::Signal,
         }
     }
