@@ -294,8 +294,8 @@ fn linux(input: &Input<'_>) -> Result<Linux, OciSpecError> {
     if !profile.sysctl.is_empty() {
         linux = linux.sysctl(profile.sysctl.clone().into_iter().collect::<HashMap<_, _>>());
     }
-    if let Some(filter) = &profile.seccomp {
-        linux = linux.seccomp(filter.clone());
+    if let Some(filter) = profile.filter() {
+        linux = linux.seccomp(filter);
     }
     if profile.proc == Proc::Full {
         let list = |paths: &[crate::config::types::AbsPath]| {

@@ -244,7 +244,7 @@ impl Workshop {
         if let Some((_, filter)) = self.filters.iter().find(|(known, _)| Rc::ptr_eq(known, profile)) {
             return Ok(Rc::clone(filter));
         }
-        let filter: Rc<[BpfProgram]> = match &profile.seccomp {
+        let filter: Rc<[BpfProgram]> = match &profile.filter() {
             Some(seccomp) => seccomp::compile(seccomp)?.into(),
             None => Rc::new([]),
         };

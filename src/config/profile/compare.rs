@@ -19,6 +19,12 @@ impl Profile {
             }
             Some(_) => {}
         }
+        if self.dangerous < hosting.dangerous {
+            found.push("dangerous system calls do not kill".to_owned());
+        }
+        if self.execve < hosting.execve {
+            found.push("programs may be executed".to_owned());
+        }
         let switches = [
             (self.landlock, "landlock is off"),
             (self.no_new_privs, "no_new_privs is off"),
@@ -50,6 +56,12 @@ impl Profile {
     pub fn stricter(&self) -> Vec<String> {
         let hosting = hosting();
         let mut found = Vec::new();
+        if self.dangerous > hosting.dangerous {
+            found.push("dangerous system calls kill".to_owned());
+        }
+        if self.execve > hosting.execve {
+            found.push("nothing is executed after php-fpm".to_owned());
+        }
         if self.landlock && self.landlock_abi > hosting.landlock_abi {
             found.push(format!("Landlock ABI {} is demanded", self.landlock_abi));
         }

@@ -20,6 +20,8 @@ use super::ProfileError;
 pub(super) struct Raw {
     pub(super) base: Option<Spanned<String>>,
     pub(super) seccomp: Option<Spanned<String>>,
+    pub(super) dangerous: Option<Spanned<String>>,
+    pub(super) execve: Option<Spanned<String>>,
     pub(super) landlock: Option<bool>,
     pub(super) landlock_abi: Option<Spanned<i64>>,
     pub(super) landlock_execute: Option<Vec<Spanned<String>>>,

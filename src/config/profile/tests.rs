@@ -220,14 +220,15 @@ fn the_built_in_profiles_are_what_their_names_say() {
     assert_eq!(
         strict.stricter(),
         [
+            "dangerous system calls kill",
             "Landlock ABI 2 is demanded",
             "no TCP on its own loopback",
             "code is noexec",
             "nothing in code is executed",
             "limits.memory is 256M, below 512M",
             "limits.tasks is 48, below 128",
-            "limits.open_files is 512, below 1024",
             "limits.tmp is 32M, below 64M",
+            "limits.open_files is 512, below 1024",
         ]
     );
     assert_eq!(
@@ -238,11 +239,11 @@ fn the_built_in_profiles_are_what_their_names_say() {
             "Landlock lets tmp be executed",
             "limits.memory is 1G, above 512M",
             "limits.tasks is 256, above 128",
-            "limits.open_files is 4096, above 1024",
             "limits.tmp is 256M, above 64M",
+            "limits.open_files is 4096, above 1024",
         ]
     );
-    assert_eq!(ci.stricter(), ["Landlock ABI 2 is demanded"]);
+    assert_eq!(ci.stricter(), ["dangerous system calls kill", "Landlock ABI 2 is demanded"]);
     assert!(ci.weakened().iter().all(|line| line.starts_with("limits.")), "{:?}", ci.weakened());
     for profile in [&strict, &compat, &ci] {
         assert!(profile.landlock && profile.no_new_privs && profile.close_descriptors);
