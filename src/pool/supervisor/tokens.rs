@@ -14,6 +14,8 @@ pub(super) enum Token {
     Limit(usize),
     /// The kernel's audit.
     Audit,
+    /// What an image's php-fpm says of itself.
+    Answer(usize),
 }
 
 impl Token {
@@ -27,6 +29,7 @@ impl Token {
             Self::Refused(index) => (5, index),
             Self::Limit(index) => (6, index),
             Self::Audit => (7, 0),
+            Self::Answer(index) => (8, index),
         };
         (kind << 56) | index as u64
     }
@@ -41,6 +44,7 @@ impl Token {
             5 => Self::Refused(index),
             6 => Self::Limit(index),
             7 => Self::Audit,
+            8 => Self::Answer(index),
             _ => Self::Signal,
         }
     }
