@@ -60,6 +60,7 @@ fn every_built_in_profile_runs_php_fpm_and_says_what_it_is() {
         let code =
             "session_start(); $f = tempnam('/tmp', 'x'); echo file_put_contents($f, 'text'), PHP_SAPI;";
         assert_eq!(rig.php(name, code), "4fpm-fcgi", "{name}");
+        rig.wait_state(name, "warm");
         assert_eq!(rig.ps(name)["landlock_abi"], newest, "{name}");
         let told = told(&rig, name);
         assert_eq!(told["errors"], Value::Array(vec![]), "{name}");
@@ -234,6 +235,7 @@ fn below_the_demanded_abi_a_pool_does_not_start_and_check_says_what_lacks() {
     rig.wait_log(&format!("howdah: pool new: {reason}"));
     assert!(rig.ps("new")["last_error"].as_str().unwrap().starts_with(&reason));
     assert_eq!(rig.php("off", "echo 'here';"), "here");
+    rig.wait_state("off", "warm");
     assert_eq!(rig.ps("off")["landlock_abi"], 0);
 }
 
