@@ -1,6 +1,7 @@
 //! The commands, each in its file. What a person reads is printed here and nowhere else.
 #![allow(clippy::print_stdout)]
 
+mod audit;
 mod check;
 mod events;
 mod host;
@@ -16,6 +17,7 @@ use clap::CommandFactory;
 
 use crate::cli::{Cli, Command, Runtime};
 use crate::config::pool::ServeConfig;
+use crate::config::types::AbsPath;
 use crate::pool::prepare::Places;
 use crate::sys;
 
@@ -89,6 +91,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Ps(arguments) => ps::run(&arguments),
         Command::Events(arguments) => events::run(&arguments),
         Command::Request(arguments) => request::run(&arguments),
+        Command::Audit(arguments) => audit::run(&arguments),
         Command::Spec(arguments) => spec::run(&arguments),
         Command::Completions(arguments) => {
             clap_complete::generate(arguments.shell, &mut Cli::command(), "howdah", &mut io::stdout());
@@ -152,5 +155,6 @@ fn places(runtime: PathBuf, config: &ServeConfig) -> Places {
         base.or_else(home).unwrap_or_else(|| runtime.clone()).join("howdah")
     };
     let state = configured.unwrap_or_else(|| if is_root() { "/var/lib/howdah".into() } else { by_user() });
-    Places { state, profiles: Path::new("/etc/howdah/profiles").to_owned(), drain: config.drain, runtime }
+    let profiles = config.profile_dir.as_ref().map_or(Path::new("/etc/howdah/profiles"), AbsPath::as_path);
+    Places { state, profiles: profiles.to_owned(), drain: config.drain, runtime }
 }

@@ -25,8 +25,10 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
 
 use self::audit::Ear;
+pub use self::reports::listening;
 use self::roster::close;
 use self::tokens::Token;
 use super::activation::Listener;
@@ -71,6 +73,10 @@ pub struct Supervisor {
     queue: VecDeque<usize>,
     /// Pools that are freezing.
     freezing: Vec<usize>,
+    /// Pools that say more than is kept, and when their logs are read again.
+    hushed: Vec<(Instant, usize)>,
+    /// Killed, and not ended yet.
+    dying: Vec<Pid>,
     refused: Vec<Option<Refused>>,
     /// Pools with connections for which there was no room among the refused.
     crowded: Vec<usize>,
@@ -120,6 +126,8 @@ impl Supervisor {
             events: VecDeque::new(),
             queue: VecDeque::new(),
             freezing: Vec::new(),
+            hushed: Vec::new(),
+            dying: Vec::new(),
             refused: Vec::new(),
             crowded: Vec::new(),
             workshop: Workshop::default(),
@@ -138,21 +146,20 @@ impl Supervisor {
         Ok(supervisor)
     }
 
-    /// Asks each image what php it has, so that no visitor waits for that; then
-    /// `ps` may see the pools, for nothing of howdah's own runs any more.
+    /// Tells which images have no php-fpm, and asks the host's own what it is, so
+    /// that no visitor waits for that. A directory may hold anything that calls
+    /// itself php-fpm, and is asked when its pool starts. Then `ps` may see the
+    /// pools, for nothing of howdah's own runs any more.
     pub fn warm_up(&mut self) {
-        let pools: Vec<Pool> = {
-            let mut seen = std::collections::HashSet::new();
-            let pools = self.slots.iter().flatten().map(|slot| &slot.pool);
-            pools.filter(|pool| seen.insert((pool.image.clone(), pool.fpm.binary.clone()))).cloned().collect()
-        };
-        for pool in pools {
-            if let Err(error) = self.workshop.image(&pool, &self.settings.places) {
-                journal::line(
-                    Level::Error,
-                    Origin { pool: Some(pool.name.as_str()), generation: None },
-                    &error.to_string(),
-                );
+        let mut seen = std::collections::HashSet::new();
+        for slot in self.slots.iter().flatten() {
+            let pool = &slot.pool;
+            if !seen.insert((pool.image.clone(), pool.fpm.binary.clone())) {
+                continue;
+            }
+            if let Err(error) = self.workshop.look_at(pool, &self.settings.places) {
+                let origin = Origin { pool: Some(pool.name.as_str()), generation: None };
+                journal::line(Level::Error, origin, &error.to_string());
             }
         }
         self.restock();
@@ -212,6 +219,10 @@ impl Supervisor {
         let mut next = self.clock.first().map(|(when, _)| *when);
         let mut sooner = |when: Instant| next = Some(next.map_or(when, |next| next.min(when)));
         self.refused.iter().flatten().for_each(|one| sooner(one.until));
+        self.hushed.iter().for_each(|(when, _)| sooner(*when));
+        if journal::is_behind() {
+            sooner(Instant::now() + Duration::from_millis(20));
+        }
         self.ear.paused.into_iter().for_each(&mut sooner);
         self.limit_clock.first().into_iter().for_each(|(when, _)| sooner(*when));
         if !self.freezing.is_empty() {

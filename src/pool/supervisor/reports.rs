@@ -1,17 +1,16 @@
 //! What the journal is told of a pool: that it started and how long each step
 //! took, why it did not, and what its php-fpm says. It decides nothing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::Supervisor;
-use crate::config::pool::Pool;
 use crate::fpm::log::Kind;
 use crate::journal::{self, Level, Origin};
 use crate::pool::events;
-use crate::pool::generation::Generation;
 use crate::pool::limits::{Effect, Reason, Witness};
+use crate::pool::slot::Slot;
 
 impl Supervisor {
     pub(super) fn report_started(&mut self, index: usize) {
@@ -19,7 +18,8 @@ impl Supervisor {
         let Some(generation) = &mut slot.generation else { return };
         let took = generation.began.elapsed();
         generation.serves = true;
-        tell_lines(&slot.pool, generation, Level::Error);
+        tell_lines(slot, Level::Error);
+        let Some(generation) = &mut slot.generation else { return };
         let phases = &mut generation.phases;
         let before = phases.cgroup + phases.plan + phases.clone + phases.walls + phases.ready;
         phases.accepted = took.saturating_sub(before);
@@ -46,6 +46,11 @@ impl Supervisor {
     pub(super) fn report_timeout(&mut self, index: usize) {
         let Some(slot) = &mut self.slots[index] else { return };
         let limit = slot.pool.start.timeout.as_secs_f64();
+        if let Some(question) = &slot.question {
+            let (image, binary) = (&slot.pool.image, question.image.binary.display());
+            let words = format!("image {image}: {binary} -i did not end within {limit} s: try it by hand");
+            return self.tell_failure(index, &words);
+        }
         let said = slot.generation.as_mut().and_then(|generation| generation.reason());
         let words = format!("php-fpm did not accept the connection within {limit} s");
         let reason = Reason::new("start.timeout", Effect::Ended, Witness::Howdah, words.clone());
@@ -66,6 +71,31 @@ impl Supervisor {
         self.write_record(index);
     }
 
+    /// Tells once that a pool's socket is dead and who can help, and the service manager for as long as it is so.
+    pub(super) fn report_unreachable(&mut self, index: usize, reason: Option<String>) {
+        let Some(slot) = &mut self.slots[index] else { return };
+        if slot.unreachable == reason {
+            return;
+        }
+        slot.unreachable = reason;
+        if let Some(reason) = slot.unreachable.clone() {
+            slot.record.last_error = Some(reason.clone());
+            self.tell(index, Level::Error, &reason);
+        }
+        self.notify_status();
+    }
+
+    /// `STATUS=` of sd_notify(3): what `systemctl status` shows.
+    pub(super) fn notify_status(&self) {
+        let pools = self.slots.iter().flatten();
+        let dead = pools.clone().find_map(|slot| Some((slot.pool.name.as_str(), slot.unreachable.as_ref()?)));
+        let status = match dead {
+            Some((name, reason)) => format!("pool {name}: {reason}"),
+            None => listening(pools.count()),
+        };
+        let _ = libsystemd::daemon::notify(false, &[libsystemd::daemon::NotifyState::Status(status)]);
+    }
+
     pub(super) fn tell(&self, index: usize, level: Level, text: &str) {
         let Some(slot) = &self.slots[index] else { return };
         let generation = slot.generation.as_ref().map(|generation| generation.number);
@@ -73,10 +103,20 @@ impl Supervisor {
     }
 }
 
-/// Tells what a generation has said; each line is at most as important as `most`.
-pub(super) fn tell_lines(pool: &Pool, generation: &mut Generation, most: Level) {
-    let origin = Origin { pool: Some(pool.name.as_str()), generation: Some(generation.number) };
+/// "2 pools listen".
+pub fn listening(pools: usize) -> String {
+    if pools == 1 { "1 pool listens".to_owned() } else { format!("{pools} pools listen") }
+}
+
+/// Tells what a generation has said, as far as the pool's budget goes; each line is at most as important as `most`.
+pub(super) fn tell_lines(slot: &mut Slot, most: Level) {
+    let Some(generation) = &mut slot.generation else { return };
+    let (pool, now) = (slot.pool.name.as_str(), Instant::now());
+    let origin = Origin { pool: Some(pool), generation: Some(generation.number) };
     for line in std::mem::take(&mut generation.held) {
+        if !slot.budget.allows(line.text.len(), now) {
+            continue;
+        }
         let (level, who) = match line.kind {
             Kind::Ready | Kind::Notice => (Level::Debug, "php-fpm"),
             Kind::Warning => (Level::Warning, "php-fpm"),
@@ -86,5 +126,15 @@ pub(super) fn tell_lines(pool: &Pool, generation: &mut Generation, most: Level) 
             Kind::Slow => (Level::Notice, "slow"),
         };
         journal::line(level.max(most), origin, &format!("{who}: {}", line.text));
+    }
+    confess(slot, false);
+}
+
+/// Tells how many lines were left out, when it is time to.
+pub(super) fn confess(slot: &mut Slot, ended: bool) {
+    let origin = Origin { pool: Some(slot.pool.name.as_str()), generation: None };
+    if let Some(count) = slot.budget.confess(ended, Instant::now()) {
+        let text = format!("{count} lines of this pool left out: it writes faster than they are kept");
+        journal::line(Level::Warning, origin, &text);
     }
 }

@@ -3,22 +3,23 @@
 
 use std::time::{Duration, Instant};
 
-use nix::sys::epoll::EpollFlags;
+use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::Supervisor;
-use super::reports::tell_lines;
+use super::reports::{confess, tell_lines};
 use super::tokens::Token;
-use crate::config::types::Listen;
 use crate::fpm::log::Kind;
 use crate::journal::{self, Level, Origin};
-use crate::pool::activation::Listener;
+use crate::pool::activation::{Harm, Listener};
 use crate::pool::events;
 use crate::pool::machine::{After, Event, State};
-use crate::pool::slot::Slot;
+use crate::pool::slot::{Slot, Watch};
 use crate::sandbox::Outcome;
 
+/// How long a log that says too much is not read.
+const HUSH: Duration = Duration::from_millis(50);
 /// Bytes of lines that are held back while a generation starts.
 const MOST_HELD: usize = 1 << 20;
 
@@ -27,6 +28,7 @@ impl Supervisor {
         match token {
             Token::Signal => self.on_signal(),
             Token::Listener(index) => self.on_connection(index, flags),
+            Token::Answer(index) => self.on_answer(index),
             Token::Gate(index) => self.on_gate(index),
             Token::Status(index) => self.on_status(index),
             Token::Log(index) => self.on_log(index),
@@ -77,7 +79,7 @@ impl Supervisor {
             .filter(|s| matches!(s.machine.state(), State::Starting { .. }))
             .count();
         if is_start && starting >= self.settings.parallel_starts {
-            self.watch(index, false);
+            self.watch(index, Watch::Hangups);
             if !self.queue.contains(&index) {
                 self.queue.push_back(index);
             }
@@ -86,49 +88,65 @@ impl Supervisor {
         self.events.push_back((index, Event::Connection));
     }
 
-    /// Sockets that refuse every connection: repaired, or told who can. A generation that runs
-    /// and holds what is dead for good is drained; the next one gets what took its place.
+    /// Looks at a pool's sockets and mends what a generation did to them, or tells who can. A generation
+    /// that runs and holds what is dead for good is drained, and so is one that does it again; the next
+    /// gets what is there then.
     pub(super) fn repair(&mut self, index: usize) {
         let Some(slot) = &self.slots[index] else { return };
-        let watched = slot.watched;
-        self.watch(index, false);
+        let before = slot.watched;
+        // Before one of them is closed: a generation's copy would keep it among those that are watched.
+        self.watch(index, Watch::Nothing);
         let Some(slot) = &mut self.slots[index] else { return };
+        if slot.shut {
+            return; // Its sockets go with it.
+        }
         let Slot { pool, listeners, .. } = slot;
         let origin = Origin { pool: Some(pool.name.as_str()), generation: None };
-        let mut lost = false;
+        let (mut harmed, mut renewed, mut dead, mut failure) = (false, false, false, None);
         let mut told = Vec::new();
-        for listener in listeners.iter_mut().filter(|listener| !listener.accepts()) {
+        for listener in listeners.iter_mut() {
             let address = listener.address().clone();
-            lost |= matches!(address, Listen::Unix(_));
-            match listener.repair(&pool.socket) {
+            let mended = listener.mend(&pool.socket);
+            if mended.harms.is_empty() {
+                continue;
+            }
+            harmed = true;
+            dead |= mended.harms.contains(&Harm::ShutDown);
+            renewed |= mended.renewed;
+            match &mended.result {
                 Ok(()) => {
-                    let text = format!("{address} was shut down from inside the pool, and repaired");
+                    let text = format!("{address} {} from inside the pool, and repaired", mended.told());
                     journal::line(Level::Warning, origin, &text);
                     told.push((text, true));
                 }
                 Err(error) => {
-                    let text = Some(error.to_string());
-                    if slot.record.last_error != text {
-                        journal::line(Level::Error, origin, &error.to_string());
-                        told.push((error.to_string(), false));
-                        slot.record.last_error = text;
-                    }
+                    told.push((error.to_string(), false));
+                    failure = Some(error.to_string());
                 }
             }
         }
-        let healthy = slot.listeners.iter().all(Listener::accepts);
-        if lost && slot.generation.is_some() && !slot.machine.is_draining() {
+        // What stays as it is has been told.
+        let news = failure.is_none() || self.slots[index].as_ref().is_some_and(|s| s.unreachable != failure);
+        for (text, repaired) in told.into_iter().filter(|_| news) {
+            self.note(index, events::Kind::Repair, json!({ "detail": text, "repaired": repaired }));
+        }
+        self.report_unreachable(index, failure);
+        let Some(slot) = &mut self.slots[index] else { return };
+        let number = slot.generation.as_ref().map(|generation| generation.number);
+        let again = dead && number.is_some() && slot.shut_by.replace(slot.record.generation) == number;
+        if (renewed || again) && number.is_some() && !slot.machine.is_draining() {
             slot.successor.get_or_insert_with(|| slot.pool.clone());
             self.drain(index, self.settings.places.drain);
         }
-        if watched && healthy {
-            self.watch(index, true);
+        let Some(slot) = &self.slots[index] else { return };
+        // What is dead would keep the loop awake.
+        if slot.listeners.iter().all(Listener::accepts) && !(again && number.is_some()) {
+            self.watch(index, before);
         }
-        for (text, repaired) in told {
-            self.note(index, events::Kind::Repair, json!({ "detail": text, "repaired": repaired }));
+        if harmed {
+            self.write_record(index);
+            self.stale_roll = true;
         }
-        self.write_record(index);
-        self.stale_roll = true;
     }
 
     /// A generation's program may be executed, once; served, its gate closes and leaves the epoll.
@@ -177,15 +195,50 @@ impl Supervisor {
         if generation.serves
             || generation.held.iter().map(|line| line.text.len() + 64).sum::<usize>() > MOST_HELD
         {
-            tell_lines(&slot.pool, generation, Level::Error);
+            tell_lines(slot, Level::Error);
+        }
+        if slot.budget.is_behind() {
+            self.hush(index);
         }
         if ready && starting {
-            let phases = &mut generation.phases;
-            let before = phases.cgroup + phases.plan + phases.clone + phases.walls;
-            phases.ready = generation.began.elapsed().saturating_sub(before);
+            if let Some(generation) = self.slots[index].as_mut().and_then(|slot| slot.generation.as_mut()) {
+                let phases = &mut generation.phases;
+                let before = phases.cgroup + phases.plan + phases.clone + phases.walls;
+                phases.ready = generation.began.elapsed().saturating_sub(before);
+            }
             self.events.push_back((index, Event::Ready));
         }
         self.hear_limits(index, &said);
+    }
+
+    /// Does not read the log of a pool for a moment that says more than is kept: its writers wait for the
+    /// pipe meanwhile, and howdah has time for others.
+    fn hush(&mut self, index: usize) {
+        let Some(generation) = self.slots[index].as_ref().and_then(|slot| slot.generation.as_ref()) else {
+            return;
+        };
+        let _ = self.epoll.delete(generation.log());
+        if !self.hushed.iter().any(|(_, hushed)| *hushed == index) {
+            self.hushed.push((Instant::now() + HUSH, index));
+        }
+    }
+
+    /// Reads the logs again whose moment is over, and tells of what was left out.
+    fn hear_hushed(&mut self, now: Instant) {
+        let (due, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.hushed).into_iter().partition(|(when, _)| *when <= now);
+        self.hushed = later;
+        for (_, index) in due {
+            let Some(slot) = &mut self.slots[index] else { continue };
+            if let Some(generation) = &slot.generation {
+                let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Log(index).pack());
+                let _ = self.epoll.add(generation.log(), event);
+            }
+            confess(slot, false);
+            if slot.budget.is_behind() {
+                self.hushed.push((now + HUSH, index));
+            }
+        }
     }
 
     fn on_end(&mut self, index: usize) {
@@ -210,6 +263,7 @@ impl Supervisor {
             slot.record.last_error = Some(reason);
         }
         self.forget_generation(index);
+        self.repair(index);
         let waiting = self.slots[index].as_ref().is_some_and(Slot::has_own_waiting);
         self.events.push_back((index, Event::Exited { waiting }));
     }
@@ -225,6 +279,9 @@ impl Supervisor {
             self.settle();
         }
         self.on_limit_time(now);
+        self.hear_hushed(now);
+        self.reap_dying();
+        journal::flush();
         for index in std::mem::take(&mut self.freezing) {
             self.ask_frozen(index, 1);
         }
