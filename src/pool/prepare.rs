@@ -220,7 +220,7 @@ impl Workshop {
     /// No image, no php-fpm, one that is too old or does not run.
     pub fn image(&mut self, pool: &Pool, places: &Places) -> Result<Rc<Known>, PrepareError> {
         if let Some(mut question) = self.question(pool, places, None)? {
-            question.wait(Duration::from_secs(10));
+            question.wait(pool.start.timeout);
             self.learn(question, pool)?;
         }
         Ok(Rc::clone(&self.images[&key_of(pool)]))
@@ -343,7 +343,7 @@ impl Workshop {
             rootfs,
             state: &state,
             io_max: &io_max,
-            args: conf::command(&image.binary, Path::new(CONF)),
+            args: command(image, &profile),
             env: environment.into_iter().map(|(key, value)| format!("{key}={value}")).collect(),
         })?;
         let mut files = vec![("howdah/php-fpm.conf".to_owned(), conf.text)];
@@ -437,6 +437,16 @@ fn make_root(
     layout.make_links(rootfs)?;
     mounts::make_mount_points(rootfs, spec.mounts().as_deref().unwrap_or_default())?;
     Ok(())
+}
+
+/// php-fpm's command line. Where no code can be made at run time, it is not tried:
+/// PCRE would warn with every expression, opcache at the start.
+fn command(image: &Image, profile: &Profile) -> Vec<String> {
+    let mut words = conf::command(&image.binary, Path::new(CONF));
+    if !profile.allows_written_code() {
+        words.extend(["-d", "pcre.jit=0", "-d", "opcache.jit_buffer_size=0"].map(str::to_owned));
+    }
+    words
 }
 
 /// The ini files of the chosen extensions, as files of the pool's own `/etc`.

@@ -17,13 +17,14 @@ use nix::sys::resource::{Resource, getrlimit};
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, PosixRlimitType, Process, Spec};
 use seccompiler::BpfProgram;
 
+use super::gate::Waiting;
 use super::landlock::{Rules, Use};
 use super::mounts::{self, Sources, Tree};
 use super::step::{At, Step, StepError};
 use super::sysctl::{self, Sysctls};
 use crate::spec::{
-    CLOSE_DESCRIPTORS, DEMANDED_RLIMITS, IMAGE, LANDLOCK, LANDLOCK_ABI, LANDLOCK_EXECUTE, LANDLOCK_TCP_BIND,
-    LANDLOCK_TCP_CONNECT, LANDLOCK_WRITE, PREPARED_MOUNTS,
+    CLOSE_DESCRIPTORS, DEMANDED_RLIMITS, EXECVE, IMAGE, LANDLOCK, LANDLOCK_ABI, LANDLOCK_EXECUTE,
+    LANDLOCK_TCP_BIND, LANDLOCK_TCP_CONNECT, LANDLOCK_WRITE, PREPARED_MOUNTS,
 };
 use crate::{paths, sys};
 
@@ -47,6 +48,8 @@ pub(super) struct Prepare {
     pub(super) landlock: Option<Rules>,
     /// Empty: the profile switched seccomp off.
     pub(super) seccomp: Rc<[BpfProgram]>,
+    /// Calls that may be made once.
+    pub(super) waiting: Option<Waiting>,
     /// Whether no_new_privs is set.
     pub(super) no_new_privs: bool,
     /// Capabilities that stay; none but in a profile that weakens.
@@ -153,6 +156,7 @@ impl Plan {
             sysctls: sysctl::plan(linux, namespaces)?,
             landlock: (annotation(spec, LANDLOCK) != Some("off")).then(|| rules(spec)).transpose()?,
             seccomp,
+            waiting: waiting(spec)?,
             no_new_privs: process.no_new_privileges().unwrap_or(false),
             capabilities: kept_capabilities(process)?,
         };
@@ -174,6 +178,17 @@ fn bind_root(path: &Path) -> Result<OwnedFd, StepError> {
 
 fn annotation<'a>(spec: &'a Spec, key: &str) -> Option<&'a str> {
     spec.annotations().as_ref()?.get(key).map(String::as_str)
+}
+
+/// What waits at the gate; a word that is not ours to know refuses the launch.
+fn waiting(spec: &Spec) -> Result<Option<Waiting>, StepError> {
+    let refuse =
+        |why: &dyn std::fmt::Display| StepError::new(Step::AwaitCalls, format!("({why})"), Errno::EINVAL);
+    match annotation(spec, EXECVE) {
+        None | Some("any") => Ok(None),
+        Some("once") => Waiting::for_execve().map(Some).map_err(|error| refuse(&error)),
+        Some(other) => Err(refuse(&format!("{EXECVE} is {other}"))),
+    }
 }
 
 fn paths(list: Option<&[String]>) -> Vec<PathBuf> {

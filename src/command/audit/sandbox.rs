@@ -250,7 +250,10 @@ fn look_at_listeners(mut found: Vec<Finding>, listeners: &mut [Listener], socket
         .iter_mut()
         .map(|listener| {
             let how = if listener.accepts() { "it accepts" } else { "howdah repaired it" };
-            listener.mend(socket).result.map_err(|error| error.to_string())?;
+            if !listener.accepts() {
+                listener.mend(socket).result.map_err(|error| error.to_string())?;
+            }
+            listener.make_blocking().map_err(|error| error.to_string())?;
             if is_reached(listener) { Ok(how) } else { Err("nobody can connect any more".to_owned()) }
         })
         .collect();
