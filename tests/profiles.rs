@@ -113,7 +113,8 @@ fn mount_flags_are_seen_from_inside_and_decide_what_is_executed() {
         let uploaded = upload.join(format!("tool-{name}")).display().to_string();
         copy(&uploaded);
         assert_ne!(run(&uploaded), "0", "{name}: in an upload");
-        assert_eq!(run("/bin/true"), "0", "{name}: the image's");
+        // strict executes nothing after php-fpm, whatever the mounts say.
+        assert_eq!(run("/bin/true") == "0", name != "strict", "{name}: the image's");
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::super::pool::{Limits, Network};
-use super::{MountFlag, MountKind, Namespace, Proc, Profile, hosting};
+use super::{MountFlag, MountKind, Namespace, Proc, Profile, hosting, seccomp_file};
 
 impl Profile {
     /// What `hosting` refuses and this profile does not, each as a few words; of
@@ -18,7 +18,7 @@ impl Profile {
         let mut found = Vec::new();
         match &self.seccomp {
             None => found.push("seccomp is off".to_owned()),
-            Some(filter) if Some(filter) != hosting.seccomp.as_ref() => {
+            Some(filter) if Some(filter) != hosting.seccomp.as_ref() && !self.has_strict_filter() => {
                 found.push("seccomp is not the filter of hosting".to_owned());
             }
             Some(_) => {}
@@ -63,6 +63,9 @@ impl Profile {
         }
         let hosting = hosting();
         let mut found = Vec::new();
+        if self.has_strict_filter() {
+            found.push("the seccomp filter of strict".to_owned());
+        }
         if self.dangerous > hosting.dangerous {
             found.push("dangerous system calls kill".to_owned());
         }
@@ -91,6 +94,11 @@ impl Profile {
 }
 
 impl Profile {
+    /// Whether its filter is the built-in `strict`, which allows nothing that `hosting` does not.
+    fn has_strict_filter(&self) -> bool {
+        self.seccomp.is_some() && self.seccomp == seccomp_file::built_in("strict")
+    }
+
     /// Whether it is the built-in `hosting`, with no file over it: the most frequent
     /// one, and not worth reading another for.
     fn is_hosting(&self) -> bool {
