@@ -24,6 +24,8 @@ pub const PREPARED_MOUNTS: &str = "howdah.prepared-mounts";
 pub const IMAGE: &str = "howdah.image";
 /// "on" or "off".
 pub const LANDLOCK: &str = "howdah.landlock";
+/// "once": after the spec's own program none can be executed. Or "any".
+pub const EXECVE: &str = "howdah.execve";
 /// "off": descriptors that howdah did not place stay open; only to show in a test what closing them is for.
 pub const CLOSE_DESCRIPTORS: &str = "howdah.close-descriptors";
 /// The limits that the pool file asks for: without their controller the pool does not start.
@@ -68,6 +70,7 @@ pub fn build(input: &Input<'_>) -> Result<Spec, OciSpecError> {
         (PREPARED_MOUNTS.to_owned(), prepared.to_string()),
         (IMAGE.to_owned(), input.image.display().to_string()),
         (LANDLOCK.to_owned(), on_off(input.profile.landlock)),
+        (EXECVE.to_owned(), input.profile.execve.as_str().to_owned()),
         (CLOSE_DESCRIPTORS.to_owned(), on_off(input.profile.close_descriptors)),
         (DEMANDED_LIMITS.to_owned(), demanded(&pool.limits).join(" ")),
         (DEMANDED_RLIMITS.to_owned(), demanded_rlimits(&pool.limits)),
@@ -178,7 +181,10 @@ fn rlimits(limits: &Limits) -> Result<Vec<PosixRlimit>, OciSpecError> {
     };
     let bytes = |size: Option<Bytes>| size.map(Bytes::get);
     let all = [
-        (RlimitCore, bytes(limits.core).or(Some(0))),
+        // Never less than 1. At 0 no file is written, but where kernel.core_pattern is a pipe
+        // a crash still starts its program, as root and outside (core(5)); 1 is the kernel's
+        // own sign for "not that either", and too little for a file.
+        (RlimitCore, bytes(limits.core).or(Some(0)).map(|size| size.max(1))),
         (RlimitNofile, limits.open_files),
         (RlimitNproc, limits.tasks.map(|tasks| tasks + 1)),
         (RlimitFsize, bytes(limits.file_size)),
@@ -227,8 +233,8 @@ fn linux(input: &Input<'_>) -> Result<Linux, OciSpecError> {
         linux =
             linux.uid_mappings(vec![identity(pool.user.uid)?]).gid_mappings(vec![identity(pool.user.gid)?]);
     }
-    if let Some(filter) = &profile.seccomp {
-        linux = linux.seccomp(filter.clone());
+    if let Some(filter) = profile.filter() {
+        linux = linux.seccomp(filter);
     }
     if profile.proc == Proc::Full {
         let list = |paths: &[crate::config::types::AbsPath]| {

@@ -335,6 +335,90 @@ pub fn landlock_abi() -> nix::Result<i32> {
         .map(|abi| abi as i32)
 }
 
+/// Installs a seccomp filter on the calling thread and returns its listener
+/// (SECCOMP_FILTER_FLAG_NEW_LISTENER, Linux 5.0; close-on-exec): calls that the
+/// filter answers with SECCOMP_RET_USER_NOTIF wait for who reads there.
+///
+/// # Errors
+/// EACCES without no_new_privs; EBUSY where an earlier filter has a listener already.
+pub fn filter_with_listener(program: &[seccompiler::sock_filter]) -> nix::Result<OwnedFd> {
+    /// `struct sock_fprog`, of which libc has one with its own `sock_filter`.
+    #[repr(C)]
+    struct Program {
+        length: u16,
+        instructions: *const seccompiler::sock_filter,
+    }
+    let length = u16::try_from(program.len()).map_err(|_| Errno::EINVAL)?;
+    let argument = Program { length, instructions: program.as_ptr() };
+    // SAFETY: `argument` has the kernel's layout; it and the `length` instructions that it
+    // points to outlive the call, which copies them.
+    made(unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
+            &raw const argument,
+        )
+    })
+}
+
+/// A system call that waits (`struct seccomp_notif`).
+#[derive(Debug, Clone, Copy)]
+pub struct Notification {
+    /// Its number in the answer.
+    pub id: u64,
+    /// Who makes it, by the caller's pid namespace.
+    pub pid: Pid,
+    /// The system call.
+    pub number: i32,
+}
+
+/// SECCOMP_IOCTL_NOTIF_RECV: the next call that waits; waits for one if there is none.
+///
+/// # Errors
+/// ENOENT where the caller was killed in the meantime; EOVERFLOW on a kernel whose
+/// structure is larger than we have room for.
+pub fn notification(listener: BorrowedFd<'_>) -> nix::Result<Notification> {
+    #[repr(C)]
+    struct Room {
+        known: libc::seccomp_notif,
+        // The kernel writes as much as its own structure has, which may grow.
+        more: [u64; 32],
+    }
+    // SAFETY: both structures are numbers only, of which zeros are valid.
+    let (mut sizes, mut room): (libc::seccomp_notif_sizes, Room) = unsafe { std::mem::zeroed() };
+    // SAFETY: SECCOMP_GET_NOTIF_SIZES writes one seccomp_notif_sizes.
+    let answer =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_NOTIF_SIZES, 0, &raw mut sizes) };
+    checked(answer)?;
+    if usize::from(sizes.seccomp_notif) > size_of::<Room>() {
+        return Err(Errno::EOVERFLOW);
+    }
+    // SAFETY: the room is zeroed, as the call demands, and large enough by the check above.
+    let answer =
+        unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV as _, &raw mut room) };
+    Errno::result(answer)?;
+    Ok(Notification {
+        id: room.known.id,
+        pid: Pid::from_raw(room.known.pid as i32),
+        number: room.known.data.nr,
+    })
+}
+
+/// SECCOMP_IOCTL_NOTIF_SEND: the call `id` goes on as if there were no filter
+/// (SECCOMP_USER_NOTIF_FLAG_CONTINUE, Linux 5.5).
+///
+/// # Errors
+/// ENOENT where the caller was killed in the meantime.
+pub fn let_through(listener: BorrowedFd<'_>, id: u64) -> nix::Result<()> {
+    let flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
+    let answer = libc::seccomp_notif_resp { id, val: 0, error: 0, flags };
+    // SAFETY: the call reads one seccomp_notif_resp; the kernel knows its size from the number of the ioctl.
+    let done =
+        unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND as _, &raw const answer) };
+    Errno::result(done).map(drop)
+}
+
 /// Whether `path` carries the extended attribute `name` (getxattr(2)).
 pub fn has_xattr(path: &std::path::Path, name: &str) -> bool {
     use std::os::unix::ffi::OsStrExt;
@@ -361,6 +445,38 @@ pub fn listen(fd: BorrowedFd<'_>, backlog: u32) -> nix::Result<()> {
     let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
     // SAFETY: no memory is passed.
     Errno::result(unsafe { libc::listen(fd.as_raw_fd(), backlog) }).map(drop)
+}
+
+/// getsockopt(2) with the value as the kernel's own bytes; how many of `value` it has filled.
+///
+/// Not for an option whose value holds an address, through which the kernel would write elsewhere.
+pub fn socket_option(fd: BorrowedFd<'_>, level: i32, option: i32, value: &mut [u8]) -> nix::Result<usize> {
+    let mut length = value.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, which `value` has, and the length itself.
+    let answer = unsafe {
+        libc::getsockopt(fd.as_raw_fd(), level, option, value.as_mut_ptr().cast(), &raw mut length)
+    };
+    Errno::result(answer).map(|_| length as usize)
+}
+
+/// setsockopt(2) with the value as the kernel's own bytes: those that [`socket_option`] gave.
+pub fn set_socket_option(fd: BorrowedFd<'_>, level: i32, option: i32, value: &[u8]) -> nix::Result<()> {
+    // SAFETY: the kernel reads `value` within its length and writes nothing.
+    let answer = unsafe {
+        libc::setsockopt(fd.as_raw_fd(), level, option, value.as_ptr().cast(), value.len() as libc::socklen_t)
+    };
+    Errno::result(answer).map(drop)
+}
+
+/// connect(2) to AF_UNSPEC: a TCP socket of any state becomes one that is bound and nothing more.
+pub fn disconnect(fd: BorrowedFd<'_>) -> nix::Result<()> {
+    // SAFETY: a sockaddr of zeros is valid, of the family AF_UNSPEC.
+    let nowhere: libc::sockaddr = unsafe { std::mem::zeroed() };
+    // SAFETY: `nowhere` outlives the call, and the length is its own.
+    let answer = unsafe {
+        libc::connect(fd.as_raw_fd(), &raw const nowhere, size_of::<libc::sockaddr>() as libc::socklen_t)
+    };
+    Errno::result(answer).map(drop)
 }
 
 /// Attaches a classic BPF program to a socket (socket(7), SO_ATTACH_FILTER).

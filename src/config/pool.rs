@@ -163,7 +163,7 @@ pub struct Limits {
     pub file_size: Option<Bytes>,
     /// RLIMIT_CPU: processor time of one process in all its life, to the second.
     pub cpu_time: Option<Duration>,
-    /// RLIMIT_CORE, bytes.
+    /// RLIMIT_CORE, bytes; 0 is set as 1, with which a crash starts no program of the host's either.
     pub core: Option<Bytes>,
     /// RLIMIT_MEMLOCK, bytes.
     pub memlock: Option<Bytes>,

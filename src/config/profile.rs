@@ -8,6 +8,7 @@
 //!
 //! This room knows nothing of pools and does not apply anything.
 
+mod calls;
 mod layers;
 mod raw;
 mod seccomp_file;
@@ -19,6 +20,8 @@ use std::path::{Path, PathBuf};
 use caps::Capability;
 use oci_spec::runtime::LinuxSeccomp;
 
+pub use calls::{Dangerous, Execve};
+
 use super::pool::{Limits, ProfileRef};
 use super::types::AbsPath;
 
@@ -29,8 +32,13 @@ pub struct Profile {
     pub name: Box<str>,
     /// The name or file it started from; `None`: the built-in `hosting`.
     pub base: Option<Box<str>>,
-    /// The system calls php-fpm and its programs may use; `None`: all.
+    /// The system calls php-fpm and its programs may use, as its file says; `None`: all.
+    /// What is in force is [`Profile::filter`].
     pub seccomp: Option<LinuxSeccomp>,
+    /// What comes of a call that only an attacker makes, if the filter refuses it.
+    pub dangerous: Dangerous,
+    /// How often a program may be executed.
+    pub execve: Execve,
     /// Whether Landlock confines files.
     pub landlock: bool,
     /// Whether set-user-id programs and file capabilities are without effect.
@@ -157,6 +165,9 @@ impl Profile {
                 found.push("seccomp is not the filter of hosting".to_owned());
             }
             Some(_) => {}
+        }
+        if self.dangerous < hosting.dangerous {
+            found.push("dangerous system calls do not kill".to_owned());
         }
         let switches = [
             (self.landlock, "landlock is off"),

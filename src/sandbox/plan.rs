@@ -17,10 +17,11 @@ use nix::sys::resource::{Resource, getrlimit};
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Mount, PosixRlimitType, Process, Spec};
 use seccompiler::BpfProgram;
 
+use super::gate::Waiting;
 use super::landlock::{Rules, Use};
 use super::mounts::{self, Sources, Tree};
 use super::step::{At, Step, StepError};
-use crate::spec::{CLOSE_DESCRIPTORS, DEMANDED_RLIMITS, IMAGE, LANDLOCK, PREPARED_MOUNTS};
+use crate::spec::{CLOSE_DESCRIPTORS, DEMANDED_RLIMITS, EXECVE, IMAGE, LANDLOCK, PREPARED_MOUNTS};
 use crate::{paths, sys};
 
 /// Depends on image and profile.
@@ -41,6 +42,8 @@ pub(super) struct Prepare {
     pub(super) landlock: Option<Rules>,
     /// Empty: the profile switched seccomp off.
     pub(super) seccomp: Rc<[BpfProgram]>,
+    /// Calls that may be made once.
+    pub(super) waiting: Option<Waiting>,
     /// Whether no_new_privs is set.
     pub(super) no_new_privs: bool,
     /// Capabilities that stay; none but in a profile that weakens.
@@ -146,6 +149,7 @@ impl Plan {
             readonly: paths(linux.readonly_paths().as_deref()),
             landlock: (annotation(spec, LANDLOCK) != Some("off")).then(|| rules(mounts)),
             seccomp,
+            waiting: waiting(spec)?,
             no_new_privs: process.no_new_privileges().unwrap_or(false),
             capabilities: kept_capabilities(process)?,
         };
@@ -167,6 +171,17 @@ fn bind_root(path: &Path) -> Result<OwnedFd, StepError> {
 
 fn annotation<'a>(spec: &'a Spec, key: &str) -> Option<&'a str> {
     spec.annotations().as_ref()?.get(key).map(String::as_str)
+}
+
+/// What waits at the gate; a word that is not ours to know refuses the launch.
+fn waiting(spec: &Spec) -> Result<Option<Waiting>, StepError> {
+    let refuse =
+        |why: &dyn std::fmt::Display| StepError::new(Step::AwaitCalls, format!("({why})"), Errno::EINVAL);
+    match annotation(spec, EXECVE) {
+        None | Some("any") => Ok(None),
+        Some("once") => Waiting::for_execve().map(Some).map_err(|error| refuse(&error)),
+        Some(other) => Err(refuse(&format!("{EXECVE} is {other}"))),
+    }
 }
 
 fn paths(list: Option<&[String]>) -> Vec<PathBuf> {

@@ -73,6 +73,8 @@ steps! {
     RestrictFiles = "apply Landlock",
     /// What must hold by now is read back.
     VerifyWalls = "verify",
+    /// Calls that may be made once wait for howdah: the seccomp listener and its answers.
+    AwaitCalls = "let a waiting system call through",
     /// The seccomp filters.
     FilterSyscalls = "install the seccomp filter",
     /// execve(2).

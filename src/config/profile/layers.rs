@@ -9,7 +9,7 @@ use toml::Spanned;
 use super::super::pool::{IoMax, Limits, ProfileRef};
 use super::super::types::AbsPath;
 use super::raw::{Layer, Raw, RawLimits, near};
-use super::{Namespace, Proc, Profile, ProfileError, seccomp_file};
+use super::{Dangerous, Execve, Namespace, Proc, Profile, ProfileError, seccomp_file};
 
 const BUILT_IN: &str = include_str!("../../../profiles/hosting.toml");
 const BUILT_IN_NAME: &str = "hosting";
@@ -116,6 +116,8 @@ impl<'a> Layers<'a> {
             base: top.raw.base.as_ref().map(|base| base.get_ref().as_str().into()),
             landlock: *self.first(|raw| raw.landlock.as_ref())?.1,
             no_new_privs: self.no_new_privs(seccomp.is_some())?,
+            dangerous: self.dangerous()?,
+            execve: self.execve(seccomp.is_some())?,
             seccomp,
             capabilities: keeper.capabilities(capabilities)?,
             close_descriptors: *self.first(|raw| raw.close_descriptors.as_ref())?.1,
@@ -131,16 +133,41 @@ impl<'a> Layers<'a> {
         let (layer, word) = self.first(|raw| raw.seccomp.as_ref())?;
         match word.get_ref().as_str() {
             "off" => Ok(None),
-            "hosting" => Ok(Some(seccomp_file::hosting())),
+            name if seccomp_file::built_in(name).is_some() => Ok(seccomp_file::built_in(name)),
             path if path.starts_with('/') => {
                 let path: AbsPath = layer.word(word)?;
                 seccomp_file::read(path.as_path()).map(Some)
             }
             other => {
-                let reason =
-                    format!("{other:?} is no filter: write \"hosting\", \"off\" or an absolute path");
+                let reason = format!(
+                    "{other:?} is no filter: write {}, \"off\" or an absolute path",
+                    seccomp_file::NAMES
+                );
                 Err(layer.error(word.span(), reason))
             }
+        }
+    }
+
+    fn dangerous(&self) -> Result<Dangerous, ProfileError> {
+        let (layer, word) = self.first(|raw| raw.dangerous.as_ref())?;
+        match word.get_ref().as_str() {
+            "errno" => Ok(Dangerous::Errno),
+            "kill" => Ok(Dangerous::Kill),
+            other => Err(layer.error(word.span(), format!("{other:?} is neither \"errno\" nor \"kill\""))),
+        }
+    }
+
+    fn execve(&self, filtered: bool) -> Result<Execve, ProfileError> {
+        let (layer, word) = self.first(|raw| raw.execve.as_ref())?;
+        match word.get_ref().as_str() {
+            "any" => Ok(Execve::Any),
+            "once" if filtered => Ok(Execve::Once),
+            "once" => {
+                let reason = "execve = \"once\" is a part of the seccomp filter: \
+                              with seccomp = \"off\" write \"any\"";
+                Err(layer.error(word.span(), reason))
+            }
+            other => Err(layer.error(word.span(), format!("{other:?} is neither \"any\" nor \"once\""))),
         }
     }
 

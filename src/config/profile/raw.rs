@@ -19,6 +19,8 @@ use super::ProfileError;
 pub(super) struct Raw {
     pub(super) base: Option<Spanned<String>>,
     pub(super) seccomp: Option<Spanned<String>>,
+    pub(super) dangerous: Option<Spanned<String>>,
+    pub(super) execve: Option<Spanned<String>>,
     pub(super) landlock: Option<bool>,
     pub(super) no_new_privs: Option<Spanned<bool>>,
     pub(super) capabilities: Option<Vec<Spanned<String>>>,

@@ -156,7 +156,7 @@ fn wrong_files_are_refused_in_one_line() {
         ("landlock = \"yes\"", "DIR/x.toml:1: invalid type: string \"yes\", expected a boolean"),
         (
             "seccomp = \"hostin\"",
-            "DIR/x.toml:1: \"hostin\" is no filter: write \"hosting\", \"off\" or an absolute path",
+            "DIR/x.toml:1: \"hostin\" is no filter: write \"strict\", \"hosting\", \"compat\", \"off\" or an absolute path",
         ),
         ("share = [\n\"ipcs\"]", "DIR/x.toml:2: \"ipcs\" is no namespace: did you mean \"ipc\"?"),
         (

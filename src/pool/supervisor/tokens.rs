@@ -14,6 +14,10 @@ pub(super) enum Token {
     Limit(usize),
     /// The kernel's audit.
     Audit,
+    /// What an image's php-fpm says of itself.
+    Answer(usize),
+    /// Calls of a generation's program that wait to be let through.
+    Gate(usize),
 }
 
 impl Token {
@@ -27,6 +31,8 @@ impl Token {
             Self::Refused(index) => (5, index),
             Self::Limit(index) => (6, index),
             Self::Audit => (7, 0),
+            Self::Answer(index) => (8, index),
+            Self::Gate(index) => (9, index),
         };
         (kind << 56) | index as u64
     }
@@ -41,6 +47,8 @@ impl Token {
             5 => Self::Refused(index),
             6 => Self::Limit(index),
             7 => Self::Audit,
+            8 => Self::Answer(index),
+            9 => Self::Gate(index),
             _ => Self::Signal,
         }
     }
