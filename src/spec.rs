@@ -46,6 +46,8 @@ pub struct Input<'a> {
     pub rootfs: &'a Path,
     /// Directories of its own that outlive a generation: the host's path and the path inside.
     pub state: &'a [(PathBuf, PathBuf)],
+    /// Directories of services' sockets, at the same path inside.
+    pub services: &'a [&'a Path],
     /// The program, its path first.
     pub args: Vec<String>,
     /// Its environment, "KEY=value".
@@ -108,6 +110,9 @@ fn mounts(input: &Input<'_>) -> Result<(Vec<Mount>, usize), OciSpecError> {
     let bound = [&["rbind"], &private[..]].concat();
     for (source, target) in input.state {
         mounts.push(mount("bind", source, target, &bound)?);
+    }
+    for directory in input.services {
+        mounts.push(mount("bind", directory, directory, &["rbind", "ro", "nosuid", "nodev", "noexec"])?);
     }
     for asked in &pool.mounts {
         let options = match asked.access {
@@ -200,7 +205,7 @@ fn namespaces(pool: &Pool, profile: &Profile) -> Result<Vec<LinuxNamespace>, Oci
     let wanted = profile
         .namespaces
         .iter()
-        .filter(|kind| !(**kind == Namespace::Network && pool.network == Network::Host));
+        .filter(|kind| !(**kind == Namespace::Network && matches!(pool.network, Network::Host(_))));
     wanted
         .map(|kind| {
             let typ = match kind {

@@ -25,7 +25,7 @@ pub(super) const POOL: &[(&str, &[&str])] = &[
     ("mount", &["source", "target", "access"]),
     ("idle", &["freeze", "stop"]),
     ("limits", &["memory", "swap", "tasks", "cpu", "cpu_weight", "io_weight", "open_files", "tmp"]),
-    ("network", &["mode"]),
+    ("network", &["mode", "allow", "dns", "connect", "bind", "sockets"]),
     ("fpm", &["binary", "config", "access_log", "env"]),
     ("php", &["extensions", "value", "flag", "admin_value", "admin_flag"]),
     ("start", &["timeout", "on_failure"]),

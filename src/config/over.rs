@@ -9,7 +9,7 @@ use super::draft::Draft;
 use super::error::ConfigError;
 use super::explain::Source;
 use super::pool::{
-    Engine, Fpm, Idle, ImageRef, Limits, Mount, Network, OnFailure, Php, Pool, ProfileRef, Socket, Start,
+    Engine, Fpm, Idle, ImageRef, Limits, Mount, OnFailure, Php, Pool, ProfileRef, Socket, Start,
 };
 use super::types::{Mode, Patience, PoolName};
 
@@ -51,7 +51,8 @@ impl Draft {
                 stop: self.stop.or(under.stop).unwrap_or(Patience::After(Duration::from_secs(600))),
             },
             limits: limits_over(self.limits, &under.limits),
-            network: self.network.or(under.network).unwrap_or(Network::None),
+            sockets: self.network.sockets_over(&under.network),
+            network: self.network.finish(&under.network, source)?,
             fpm: fpm_over(self.fpm, &under.fpm, self.access_log.or(under.access_log)),
             php: php_over(self.php, &under.php),
             start: Start {

@@ -6,6 +6,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use super::network::Network;
+use super::network::Service;
 use super::types::{AbsPath, Account, Bytes, Listen, Mode, Patience, PoolName};
 
 /// One pool file, read.
@@ -35,6 +37,8 @@ pub struct Pool {
     pub limits: Limits,
     /// Its network.
     pub network: Network,
+    /// `[network] sockets`: services of the host whose unix sockets it sees where they are there; default: the databases.
+    pub sockets: Vec<Service>,
     /// `[fpm]`.
     pub fpm: Fpm,
     /// `[php]`, `[php.value]` and their kin.
@@ -148,15 +152,6 @@ pub struct Limits {
     pub open_files: Option<u64>,
     /// The size of the tmpfs behind `/tmp`, `/run` and `/dev/shm`, bytes.
     pub tmp: Option<Bytes>,
-}
-
-/// `[network] mode`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Network {
-    /// A network namespace with loopback and nothing else.
-    None,
-    /// The host's own network.
-    Host,
 }
 
 /// `[fpm]`: php-fpm's own directives by their own names ('.' written '_',

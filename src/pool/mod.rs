@@ -5,6 +5,7 @@ pub mod admission;
 pub mod adoption;
 pub mod generation;
 pub mod machine;
+pub mod outbound;
 pub mod prepare;
 pub mod quiesce;
 pub mod record;

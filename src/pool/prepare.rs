@@ -19,8 +19,9 @@ use oci_spec::OciSpecError;
 use oci_spec::runtime::Spec;
 use seccompiler::BpfProgram;
 
+use super::outbound::OutboundError;
 use crate::config::pool::{ImageRef, Limits, Network, Pool};
-use crate::config::profile::{self, Profile, ProfileError};
+use crate::config::profile::{self, Namespace, Profile, ProfileError};
 use crate::config::types::AbsPath;
 use crate::fpm::conf::{self, ConfError};
 use crate::fpm::probe::{self, Info, ProbeError};
@@ -60,6 +61,9 @@ pub enum PrepareError {
         /// What is wrong with it.
         error: ProbeError,
     },
+    /// Its way out.
+    #[error(transparent)]
+    Outbound(#[from] OutboundError),
     /// A value that an OCI spec does not allow.
     #[error("OCI spec: {0}")]
     Spec(#[from] OciSpecError),
@@ -248,11 +252,16 @@ impl Workshop {
             Some(wanted) => Some(chosen_extensions(image, info, wanted)?),
             None => None,
         };
+        if matches!(pool.network, Network::Outbound(_)) && !profile.namespaces.contains(&Namespace::Network) {
+            return Err(OutboundError::Shared(profile.name.clone()).into());
+        }
+        let services = service_directories(pool);
         let state = state_directories(pool, places);
         let targets: Vec<&Path> = state
             .iter()
             .map(|(_, target)| target.as_path())
             .chain(pool.mounts.iter().map(|mount| mount.target.as_path()))
+            .chain(services.iter().copied())
             .collect();
         let layout = image.layout(&targets, &configuration_files(image, info, chosen.is_some()))?;
         let keys: Vec<_> = conf.keys.iter().cloned().zip(FIRST_LISTENER..).collect();
@@ -265,6 +274,7 @@ impl Workshop {
             layout: &layout,
             rootfs,
             state: &state,
+            services: &services,
             args: conf::command(&image.binary, Path::new(CONF)),
             env: environment.into_iter().map(|(key, value)| format!("{key}={value}")).collect(),
         })?;
@@ -272,7 +282,10 @@ impl Workshop {
         files.extend(chosen.into_iter().flatten());
         let mut stamp = stamp.clone();
         let own_file = pool.fpm.config.as_ref().map(|path| path.as_path().to_owned());
-        stamp.0.extend(Stamp::of(["/etc/resolv.conf".into()].into_iter().chain(own_file)).0);
+        // A database that is installed, or started for the first time, later.
+        let services = pool.sockets.iter().map(|service| service.directory().to_owned());
+        let host = ["/etc/resolv.conf".into()].into_iter().chain(services);
+        stamp.0.extend(Stamp::of(host.chain(own_file)).0);
         let prepared =
             Prepared { spec, seccomp, profile, version: info.version, notices: conf.notices, stamp };
         Ok(Blueprint { prepared, layout, files, state })
@@ -341,8 +354,13 @@ fn make_root(
     DirBuilder::new().recursive(true).mode(0o755).create(rootfs).map_err(file(rootfs))?;
     fs::set_permissions(rootfs, fs::Permissions::from_mode(0o755)).map_err(file(rootfs))?;
     let account = &pool.user;
-    let owner =
-        Owner { name: &account.name, uid: account.uid, gid: account.gid, hostname: pool.name.as_str() };
+    let owner = Owner {
+        name: &account.name,
+        uid: account.uid,
+        gid: account.gid,
+        hostname: pool.name.as_str(),
+        network: &pool.network,
+    };
     let secret: Vec<_> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     write_etc(rootfs, &owner, &secret, account.gid)?;
     layout.make_links(rootfs)?;
@@ -397,6 +415,22 @@ fn state_directories(pool: &Pool, places: &Places) -> Vec<(PathBuf, PathBuf)> {
     pairs.into_iter().map(|(name, target)| (own.join(name), PathBuf::from(target))).collect()
 }
 
+/// The directories of the sockets of the services that the pool is to see and that
+/// are on this host; where a mount of the pool's own is in the way, that counts.
+fn service_directories(pool: &Pool) -> Vec<&'static Path> {
+    let is_free = |path: &&Path| {
+        pool.mounts.iter().all(|mount| {
+            !path.starts_with(mount.target.as_path()) && !mount.target.as_path().starts_with(path)
+        })
+    };
+    pool.sockets
+        .iter()
+        .map(|service| service.directory())
+        .filter(|path| path.is_dir())
+        .filter(is_free)
+        .collect()
+}
+
 /// Makes the pool's state directories, each its user's alone.
 fn make_state(pool: &Pool, state: &[(PathBuf, PathBuf)]) -> Result<(), PrepareError> {
     for (path, _) in state {
@@ -434,7 +468,13 @@ fn ask_php(
     (profile, seccomp): (&Profile, Rc<[BpfProgram]>),
     places: &Places,
 ) -> Result<String, PrepareError> {
-    let bare = Pool { mounts: Vec::new(), network: Network::None, limits: Limits::default(), ..pool.clone() };
+    let bare = Pool {
+        mounts: Vec::new(),
+        network: Network::None,
+        sockets: Vec::new(),
+        limits: Limits::default(),
+        ..pool.clone()
+    };
     let scratch = places.runtime.join(format!("probe-{}", pool.name));
     let rootfs = scratch.join("rootfs");
     let php = [PathBuf::from("/etc/php")];
@@ -446,6 +486,7 @@ fn ask_php(
         layout: &layout,
         rootfs: &rootfs,
         state: &[],
+        services: &[],
         args: vec![image.binary.display().to_string(), "-i".to_owned()],
         env: vec!["PATH=/usr/sbin:/usr/bin".to_owned()],
     })?;

@@ -146,6 +146,7 @@ impl Slot {
         self.doors = self.listeners.iter().map(Door::of).collect::<Result<_, _>>()?;
         self.listeners.iter().try_for_each(Listener::make_blocking)?;
         self.record.configuration = Some(fingerprint(&self.pool));
+        self.record.network = self.pool.network.to_string();
         let sockets: Vec<_> = self.listeners.iter().map(AsFd::as_fd).collect();
         self.generation =
             Some(Generation::launch(&self.pool, prepared, &sockets, self.record.generation, base, network)?);

@@ -246,6 +246,11 @@ impl Cgroup {
         fs::read_to_string(self.directory.join("memory.current")).ok()?.trim().parse().ok()
     }
 
+    /// Kills every process in it (`cgroup.kill`, Linux 5.14).
+    pub fn kill(&self) {
+        let _ = fs::write(self.directory.join("cgroup.kill"), "1");
+    }
+
     /// Removes the empty cgroup.
     ///
     /// # Errors

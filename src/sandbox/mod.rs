@@ -11,6 +11,7 @@ pub mod network;
 mod plan;
 pub mod seccomp;
 pub mod step;
+pub mod uplink;
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -38,6 +39,8 @@ pub struct Launched {
     pub pidfd: OwnedFd,
     /// Readable when it has become its program or failed: see [`Launched::outcome`].
     pub status: OwnedFd,
+    /// Where it waits for its network, if the plan says so.
+    pub gate: Option<OwnedFd>,
 }
 
 /// How far a launch has come.
@@ -80,8 +83,10 @@ pub fn launch(
         sys::Cloned::Child => unreachable!("the child has gone its way"),
         sys::Cloned::Parent { pid, pidfd } => {
             drop((status_of_child, go_of_child));
-            let launched = Launched { pid, pidfd, status };
-            if let Err(error) = map_identity(plan, pid, &go) {
+            let mapped = map_identity(plan, pid, &go);
+            let gate = plan.release.awaits_network.then_some(go);
+            let launched = Launched { pid, pidfd, status, gate };
+            if let Err(error) = mapped {
                 launched.kill();
                 // What the child says happened first, and is nearer to the cause.
                 return Err(match launched.outcome() {
@@ -107,6 +112,14 @@ impl Launched {
             Err(Errno::EAGAIN | Errno::EINTR) => Outcome::Pending,
             Err(errno) => Outcome::Failed(StepError::new(Step::Execute, "(status pipe)", errno)),
         }
+    }
+
+    /// Lets a program that waits for its network go on.
+    ///
+    /// # Errors
+    /// EPIPE: it has ended.
+    pub fn network_is_up(&mut self) -> nix::Result<()> {
+        self.gate.take().map_or(Ok(()), |gate| nix::unistd::write(gate, b"!").map(drop))
     }
 
     /// Kills it and, as it is process 1 of its pid namespace, all that it started (pid_namespaces(7)).

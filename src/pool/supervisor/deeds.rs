@@ -15,6 +15,7 @@ use crate::pool::activation::Listener;
 use crate::pool::machine::{Action, Event, State};
 use crate::pool::refuse::Refused;
 use crate::pool::slot::Slot;
+use crate::sandbox::uplink::Uplink;
 use crate::sys;
 
 /// Connections on their way to a 503; more wait in the queue.
@@ -108,6 +109,7 @@ impl Supervisor {
         };
         add(generation.process.status.as_fd(), Token::Status(index))?;
         add(generation.process.pidfd.as_fd(), Token::End(index))?;
+        generation.uplink.iter().flat_map(Uplink::signs).try_for_each(|fd| add(fd, Token::Uplink(index)))?;
         add(generation.log(), Token::Log(index))
     }
 
@@ -121,9 +123,17 @@ impl Supervisor {
         for fd in [generation.process.status.as_fd(), generation.process.pidfd.as_fd(), generation.log()] {
             let _ = self.epoll.delete(fd);
         }
+        if let Some(uplink) = generation.uplink.take() {
+            for fd in uplink.signs() {
+                let _ = self.epoll.delete(fd);
+            }
+            uplink.end();
+        }
         // It may be on its way still, if the launch failed.
         let _ = nix::sys::wait::waitpid(generation.process.pid, None);
         if let Some(cgroup) = generation.freezer.cgroup() {
+            // What is not of process 1's pid namespace does not end with it.
+            cgroup.kill();
             // Its last processes are reaped by process 1's end; the kernel may need a moment more.
             for _ in 0..20 {
                 match cgroup.remove() {

@@ -10,6 +10,7 @@ pub(super) enum Token {
     End(usize),
     Log(usize),
     Refused(usize),
+    Uplink(usize),
 }
 
 impl Token {
@@ -21,6 +22,7 @@ impl Token {
             Self::End(index) => (3, index),
             Self::Log(index) => (4, index),
             Self::Refused(index) => (5, index),
+            Self::Uplink(index) => (6, index),
         };
         (kind << 56) | index as u64
     }
@@ -33,6 +35,7 @@ impl Token {
             3 => Self::End(index),
             4 => Self::Log(index),
             5 => Self::Refused(index),
+            6 => Self::Uplink(index),
             _ => Self::Signal,
         }
     }
