@@ -1,6 +1,6 @@
 //! `howdah check`: the host, and every pool file with what would be in force.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -8,13 +8,15 @@ use super::host::Host;
 use super::{CONFIGURATION, Failure, KERNEL, Scratch, become_rootless, places};
 use crate::cli::Check;
 use crate::config::pool::Pool;
+use crate::config::settings::{Setting, settings};
 use crate::config::{HostAccounts, check_host, load_pools, load_serve};
 use crate::journal::{self, Level, Origin};
-use crate::pool::prepare::{Blueprint, Places, PrepareError, Workshop};
+use crate::pool::prepare::{Blueprint, Places, PrepareError, Prepared, Workshop};
+use crate::sandbox::landlock;
 use crate::spec;
 
 /// One pool file that can be read.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Told {
     pool: String,
     file: PathBuf,
@@ -25,12 +27,25 @@ struct Told {
     profile: String,
     /// What the profile leaves open that `hosting` closes.
     weakened: Vec<String>,
+    /// And what it closes that `hosting` leaves open.
+    stricter: Vec<String>,
+    /// "none" or "host".
+    network: String,
+    /// The ABI of Landlock that will be in force; 0: the profile switches it off.
+    landlock_abi: u32,
+    /// The ABI below which the pool does not start; 0: the profile switches Landlock off.
+    landlock_abi_demanded: u32,
+    /// Every key with its value, and the line that says so.
+    settings: Vec<Setting>,
     /// cgroup v2 files and values, the profile's defaults among them.
     limits: Vec<(String, String)>,
     /// Those of them whose controller this host does not have.
     limits_not_in_force: Vec<String>,
     notices: Vec<String>,
     errors: Vec<String>,
+    /// Whether it is the kernel that lacks something.
+    #[serde(skip)]
+    kernel: bool,
 }
 
 /// Everything, as `--json` prints it.
@@ -56,7 +71,12 @@ pub(super) fn run(arguments: &Check) -> Result<(), Failure> {
     if can_run {
         become_rootless()?;
     }
-    let pools = loaded.pools.iter().map(|pool| tell(pool, &host, &mut workshop, &places, can_run)).collect();
+    let howdah = arguments.files.config.as_deref();
+    let one = |pool: &Pool| {
+        let (blueprint, told) = tell(pool, &host, &mut workshop, &places, can_run);
+        explained(pool, blueprint.as_ref(), howdah, told)
+    };
+    let pools = loaded.pools.iter().map(one).collect();
     drop(scratch);
     let report = Report {
         host,
@@ -67,7 +87,7 @@ pub(super) fn run(arguments: &Check) -> Result<(), Failure> {
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&report).unwrap_or_default());
     } else {
-        print(&report);
+        print(&report, arguments.explain);
     }
     verdict(&report, arguments.json)
 }
@@ -81,17 +101,47 @@ fn verdict(report: &Report, json: bool) -> Result<(), Failure> {
     match report.host.refusal() {
         Some(refusal) => Err(Failure::new(KERNEL, refusal)),
         None if errors.is_empty() => Ok(()),
-        None => Err(Failure::said(CONFIGURATION)),
+        None => {
+            let wrong = |pool: &Told| !pool.errors.is_empty() && !pool.kernel;
+            let file = !report.errors.is_empty() || report.pools.iter().any(wrong);
+            Err(Failure::said(if file { CONFIGURATION } else { KERNEL }))
+        }
     }
 }
 
-fn tell(pool: &Pool, host: &Host, workshop: &mut Workshop, places: &Places, can_run: bool) -> Told {
+/// Adds what is in force, with the places that say so.
+fn explained(pool: &Pool, prepared: Option<&Prepared>, howdah: Option<&Path>, mut told: Told) -> Told {
+    let Some(Prepared { profile, .. }) = prepared else { return told };
+    told.profile = profile.name.to_string();
+    told.weakened = profile.weakened();
+    told.stricter = profile.stricter();
+    told.network = spec::network(pool, profile).to_string();
+    if profile.landlock {
+        told.landlock_abi = landlock::abi_in_force();
+        told.landlock_abi_demanded = profile.landlock_abi;
+    }
+    match settings(pool, profile, howdah) {
+        Ok(settings) => told.settings = settings,
+        Err(error) => told.errors.push(error.to_string()),
+    }
+    told
+}
+
+fn tell(
+    pool: &Pool,
+    host: &Host,
+    workshop: &mut Workshop,
+    places: &Places,
+    can_run: bool,
+) -> (Option<Prepared>, Told) {
+    let mut kernel = false;
     let mut errors: Vec<String> = check_host(pool).iter().map(ToString::to_string).collect();
     let rootfs = places.of_pool(pool).join("rootfs");
     let planned = can_run.then(|| workshop.plan(pool, pool.listen.len(), places, &rootfs));
     let blueprint = match planned {
         Some(Ok(blueprint)) => Some(blueprint.prepared),
         Some(Err(error)) if errors.is_empty() => {
+            kernel = error.is_of_kernel();
             errors.push(format!("{}: {error}", pool.file.display()));
             None
         }
@@ -109,6 +159,7 @@ fn tell(pool: &Pool, host: &Host, workshop: &mut Workshop, places: &Places, can_
     let missing: Vec<String> =
         limits.iter().map(|(key, _)| key.clone()).filter(|key| !controlled(key)).collect();
     for key in spec::demanded(&pool.limits).into_iter().filter(|key| !controlled(key)) {
+        kernel = false;
         errors.push(format!(
             "{}: limit {key} needs a cgroup v2 controller that this host does not have: \
              enable it or take the limit out",
@@ -116,23 +167,24 @@ fn tell(pool: &Pool, host: &Host, workshop: &mut Workshop, places: &Places, can_
         ));
     }
     let version = |(major, minor, patch): (u32, u32, u32)| format!("{major}.{minor}.{patch}");
-    Told {
+    let told = Told {
         pool: pool.name.to_string(),
         file: pool.file.clone(),
         listen: pool.listen.iter().map(ToString::to_string).collect(),
         user: pool.user.name.to_string(),
         image: pool.image.to_string(),
         php: blueprint.as_ref().map(|prepared| version(prepared.version)),
-        profile: blueprint.as_ref().map(|prepared| prepared.profile.name.to_string()).unwrap_or_default(),
-        weakened: blueprint.as_ref().map(|prepared| prepared.profile.weakened()).unwrap_or_default(),
         limits,
         limits_not_in_force: missing,
-        notices: blueprint.map(|prepared| prepared.notices).unwrap_or_default(),
+        notices: blueprint.as_ref().map(|prepared| prepared.notices.clone()).unwrap_or_default(),
         errors,
-    }
+        kernel,
+        ..Told::default()
+    };
+    (blueprint, told)
 }
 
-fn print(report: &Report) {
+fn print(report: &Report, explain: bool) {
     let host = &report.host;
     let yes = |on: bool| if on { "yes" } else { "NO" };
     println!("host");
@@ -153,13 +205,13 @@ fn print(report: &Report) {
     }
     println!("  php-fpm           {}", host.php_fpm.as_deref().unwrap_or("none (apt-get install php-fpm)"));
     println!("  runs as           {}", if host.root { "root" } else { "an unprivileged user (rootless)" });
-    report.pools.iter().filter(|pool| pool.errors.is_empty()).for_each(print_pool);
+    report.pools.iter().filter(|pool| pool.errors.is_empty()).for_each(|pool| print_pool(pool, explain));
     for notice in &report.notices {
         println!("notice: {notice}");
     }
 }
 
-fn print_pool(pool: &Told) {
+fn print_pool(pool: &Told, explain: bool) {
     println!("pool {}", pool.pool);
     println!("  listens on        {}", pool.listen.join(", "));
     let php = pool.php.as_deref().map(|version| format!(", php-fpm {version}")).unwrap_or_default();
@@ -170,6 +222,14 @@ fn print_pool(pool: &Told) {
             some => format!(", WEAKENED: {}", some.join("; ")),
         };
         println!("  profile           {}{weaker}", pool.profile);
+        if !pool.stricter.is_empty() {
+            println!("  stricter          {}", pool.stricter.join("; "));
+        }
+        println!("  network           {}", pool.network);
+        match pool.landlock_abi {
+            0 => println!("  Landlock          off"),
+            abi => println!("  Landlock          ABI {abi} (demanded: {})", pool.landlock_abi_demanded),
+        }
         let in_force = |key: &String| !pool.limits_not_in_force.contains(key);
         let limits: Vec<_> = pool
             .limits
@@ -191,13 +251,30 @@ fn print_pool(pool: &Told) {
     for notice in &pool.notices {
         println!("  notice: {notice}");
     }
+    if explain {
+        print_settings(&pool.settings);
+    }
+}
+
+/// Every setting, one a line, its place behind it.
+fn print_settings(settings: &[Setting]) {
+    let shown: Vec<(String, &Setting)> = settings
+        .iter()
+        .map(|setting| {
+            let value = &setting.value;
+            // Lists of paths are for --json.
+            let cut = value.char_indices().nth(48).map(|(at, _)| format!("{}...", &value[..at]));
+            (format!("{} = {}", setting.key, cut.as_deref().unwrap_or(value)), setting)
+        })
+        .collect();
+    let width = shown.iter().map(|(text, _)| text.chars().count()).max().unwrap_or(0);
+    println!("  settings");
+    for (text, setting) in shown {
+        println!("    {text:width$}  {}", setting.from);
+    }
 }
 
 /// Used by `spec` too: the container of one pool file on paper, or why there is none.
-pub(super) fn plan_one(
-    pool: &Pool,
-    places: &Places,
-    rootfs: &std::path::Path,
-) -> Result<Blueprint, PrepareError> {
+pub(super) fn plan_one(pool: &Pool, places: &Places, rootfs: &Path) -> Result<Blueprint, PrepareError> {
     Workshop::default().plan(pool, pool.listen.len(), places, rootfs)
 }

@@ -60,23 +60,22 @@ impl NetworkDraft {
         let Some((key, wanted, place)) = self.bound.iter().find(|(_, wanted, _)| *wanted != mode) else {
             return Ok(());
         };
-        let word = |mode| match mode {
-            NetworkMode::None => "none",
-            NetworkMode::Outbound => "outbound",
-            NetworkMode::Host => "host",
-        };
-        let (mode, wanted) = (word(mode), word(*wanted));
+        let (mode, wanted) = (mode.as_str(), wanted.as_str());
         let what = format!(
             "network.{key} goes with mode = \"{wanted}\", and the mode is \"{mode}\": change the mode or take {key} out"
         );
         Err(source.error(place, what))
     }
 
-    /// The network that this draft over `under` is. Keys of `under` that do not go with the mode are left out.
-    pub(super) fn finish(self, under: &Self, source: Source<'_>) -> Result<Network, ConfigError> {
-        let mode = self.mode.or(under.mode).unwrap_or(NetworkMode::None);
+    /// The network that this draft over `under` is; `None`: what the profile says. Keys of `under` that do not go with the mode are left out.
+    pub(super) fn finish(self, under: &Self, source: Source<'_>) -> Result<Option<Network>, ConfigError> {
+        let Some(mode) = self.mode.or(under.mode) else {
+            let Some((key, wanted, place)) = self.bound.first() else { return Ok(None) };
+            let what = format!("network.{key} goes with mode = \"{}\": write that too", wanted.as_str());
+            return Err(source.error(place, what));
+        };
         self.held_against(mode, source)?;
-        Ok(match mode {
+        Ok(Some(match mode {
             NetworkMode::None => Network::None,
             NetworkMode::Outbound => Network::Outbound(Outbound {
                 allow: self.allow.or_else(|| under.allow.clone()).unwrap_or_default(),
@@ -86,7 +85,7 @@ impl NetworkDraft {
                 connect: self.connect.or_else(|| under.connect.clone()),
                 bind: self.bind.or_else(|| under.bind.clone()),
             }),
-        })
+        }))
     }
 
     /// The services of this draft over `under`.

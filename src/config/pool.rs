@@ -35,8 +35,8 @@ pub struct Pool {
     pub idle: Idle,
     /// cgroup v2 limits and rlimits.
     pub limits: Limits,
-    /// Its network.
-    pub network: Network,
+    /// Its network; `None`: what its profile says.
+    pub network: Option<Network>,
     /// `[network] sockets`: services of the host whose unix sockets it sees where they are there; default: the databases.
     pub sockets: Vec<Service>,
     /// `[fpm]`.
@@ -213,6 +213,8 @@ pub struct ServeConfig {
     pub runtime_dir: Option<AbsPath>,
     /// `[serve] state_dir`; `None`: `/var/lib/howdah` or `$XDG_STATE_HOME/howdah`.
     pub state_dir: Option<AbsPath>,
+    /// `[serve] profile_dir`: profiles of one's own; `None`: `/etc/howdah/profiles`.
+    pub profile_dir: Option<AbsPath>,
     /// `[serve] drain`: how long a stop may wait for requests in progress, default 30 s.
     pub drain: Duration,
     /// `[serve] parallel_starts`: how many pools may be starting at once; default: twice the cores.

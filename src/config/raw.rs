@@ -82,6 +82,16 @@ pub(super) enum NetworkMode {
     Host,
 }
 
+impl NetworkMode {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Outbound => "outbound",
+            Self::Host => "host",
+        }
+    }
+}
+
 /// `[network]`
 #[derive(Deserialize, Default, Clone)]
 #[serde(deny_unknown_fields, default)]
@@ -166,6 +176,7 @@ pub(super) struct RawHowdah {
 pub(super) struct RawServe {
     pub(super) runtime_dir: Option<AbsPath>,
     pub(super) state_dir: Option<AbsPath>,
+    pub(super) profile_dir: Option<AbsPath>,
     pub(super) drain: Option<Wait>,
     pub(super) parallel_starts: Option<Whole<1, 1_024>>,
     pub(super) cgroup: Option<AbsPath>,

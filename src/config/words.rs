@@ -11,7 +11,7 @@ use std::str::FromStr;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
 use super::amounts::{Idleness, Wait};
-use super::network::{Destination, Service};
+use super::network::{Destination, Network, Outbound, Ports, Service};
 use super::pool::{Access, Engine, ImageRef, OnFailure, ProfileRef};
 use super::raw::NetworkMode;
 use super::types::{AbsPath, Invalid, Listen, Mode};
@@ -52,6 +52,19 @@ impl FromStr for NetworkMode {
             "outbound" => Ok(Self::Outbound),
             _ => Err(Invalid::new(format!("must be \"none\", \"outbound\" or \"host\", found {text:?}"))),
         }
+    }
+}
+
+/// A mode alone, as in a profile: its keys say nothing.
+impl FromStr for Network {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        Ok(match text.parse()? {
+            NetworkMode::None => Self::None,
+            NetworkMode::Outbound => Self::Outbound(Outbound { allow: Vec::new(), dns: true }),
+            NetworkMode::Host => Self::Host(Ports::default()),
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use super::generation::Generation;
 use super::quiesce::Door;
 use super::record::Record;
 use super::slot;
-use crate::config::pool::{Network, Pool};
+use crate::config::pool::Pool;
 use crate::config::types::Listen;
 
 /// A pool as serve hands it over.
@@ -34,12 +34,11 @@ impl Admission {
     /// # Errors
     /// Those of looking at a socket.
     pub fn adopt(&mut self, found: Found, unbound: &[Listen]) -> nix::Result<()> {
-        let Found { generation, listeners } = found;
+        let Found { generation, listeners, uplink_lost } = found;
         let doors = listeners.iter().map(Door::of).collect::<nix::Result<Vec<_>>>()?;
         self.listeners.extend(listeners.into_iter().filter(|one| unbound.contains(one.address())));
-        let outbound = matches!(self.pool.network, Network::Outbound(_));
         let same = self.record.configuration == Some(slot::fingerprint(&self.pool))
-            && generation.uplink.is_some() == outbound
+            && !uplink_lost
             && self.listeners.len() == doors.len()
             && self
                 .listeners

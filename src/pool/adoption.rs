@@ -43,6 +43,8 @@ pub struct Found {
     pub generation: Generation,
     /// The sockets it listens on, each a duplicate of its descriptor.
     pub listeners: Vec<Listener>,
+    /// Whether its network had a way out and has none any more.
+    pub uplink_lost: bool,
 }
 
 impl Found {
@@ -212,7 +214,8 @@ fn take(
     if generation.has_ended() {
         return Err("it has just ended".to_owned());
     }
-    Ok(Found { generation, listeners })
+    let uplink_lost = record.uplink.is_some() && generation.uplink.is_none();
+    Ok(Found { generation, listeners, uplink_lost })
 }
 
 /// What carries the packets of a generation: the process of the record, in the generation's cgroup.

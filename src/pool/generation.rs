@@ -112,7 +112,7 @@ impl Generation {
         let freezer = make_freezer(pool, prepared, number, base)?;
         phases.cgroup = began.elapsed();
         let cgroup = freezer.cgroup();
-        let launched = match connect(pool, network, cgroup.map(AsFd::as_fd)) {
+        let launched = match connect(pool, prepared, network, cgroup.map(AsFd::as_fd)) {
             Ok((uplink, mut own)) => {
                 let launched = launch(pool, prepared, listeners, &freezer, own.get(), &mut phases);
                 match launched {
@@ -265,10 +265,13 @@ impl Stock<'_> {
 /// walls are, and php-fpm waits for both.
 fn connect<'a>(
     pool: &Pool,
+    prepared: &Prepared,
     stock: Option<&'a mut SpareNetwork>,
     cgroup: Option<BorrowedFd<'_>>,
 ) -> Result<(Option<Uplink>, Stock<'a>), LaunchError> {
-    let Network::Outbound(outbound) = &pool.network else { return Ok((None, Stock::Shared(stock))) };
+    let Network::Outbound(outbound) = spec::network(pool, &prepared.profile) else {
+        return Ok((None, Stock::Shared(stock)));
+    };
     let stock = stock.ok_or(OutboundError::NotRoot)?;
     let programs = outbound::programs(outbound)?;
     let net = Net::new(pool.user.uid, pool.user.gid)?;
@@ -324,7 +327,7 @@ fn launch(
         descriptors.push(listener.try_clone_to_owned().map_err(from_io)?);
     }
     let mut plan = Plan::new(&prepared.spec, prepared.seccomp.clone(), descriptors)?;
-    if matches!(pool.network, Network::Outbound(_)) {
+    if matches!(spec::network(pool, &prepared.profile), Network::Outbound(_)) {
         plan.await_network();
     }
     phases.plan = begin.elapsed();

@@ -20,6 +20,7 @@ use oci_spec::runtime::Spec;
 use seccompiler::BpfProgram;
 
 use super::outbound::OutboundError;
+use crate::config::network::Ports;
 use crate::config::pool::{ImageRef, Limits, Network, Pool};
 use crate::config::profile::{self, Namespace, Profile, ProfileError};
 use crate::config::types::AbsPath;
@@ -27,6 +28,7 @@ use crate::fpm::conf::{self, ConfError};
 use crate::fpm::probe::{self, Info, ProbeError};
 use crate::fpm::tenant::{TenantError, read_tenant_file};
 use crate::image::{Image, ImageError, Layout, Owner, write_etc};
+use crate::sandbox::landlock::{self, LandlockError};
 use crate::sandbox::seccomp::{self, SeccompError};
 use crate::sandbox::step::{Step, StepError};
 use crate::sandbox::{self, Outcome, Plan, mounts};
@@ -41,6 +43,20 @@ pub enum PrepareError {
     /// The profile.
     #[error(transparent)]
     Profile(#[from] ProfileError),
+    /// What the profile demands of this kernel's Landlock.
+    #[error(transparent)]
+    Landlock(#[from] LandlockError),
+    /// A setting of the profile that would be the host's.
+    #[error(
+        "profile {profile}: sysctl {key:?} would be the host's, whose network the pool has: \
+         take it out of the profile, or give the pool a network of its own"
+    )]
+    Sysctl {
+        /// The profile.
+        profile: Box<str>,
+        /// The setting.
+        key: String,
+    },
     /// The seccomp filter of the profile.
     #[error(transparent)]
     Seccomp(#[from] SeccompError),
@@ -64,6 +80,25 @@ pub enum PrepareError {
     /// Its way out.
     #[error(transparent)]
     Outbound(#[from] OutboundError),
+    /// Ports are to be held, by a wall that is down.
+    #[error(
+        "network.connect and network.bind are held by Landlock, which the profile {profile} switches off: \
+         take them out, or take another profile"
+    )]
+    PortsWithoutLandlock {
+        /// Its name.
+        profile: Box<str>,
+    },
+    /// Ports are to be held, and the kernel does not know how.
+    #[error(
+        "network.connect and network.bind need Landlock ABI {}, and this kernel has {kernel}: \
+         use Linux 6.7 or later, or take them out",
+        spec::ABI_OF_PORTS
+    )]
+    PortsNeedKernel {
+        /// Its ABI.
+        kernel: i32,
+    },
     /// A value that an OCI spec does not allow.
     #[error("OCI spec: {0}")]
     Spec(#[from] OciSpecError),
@@ -88,6 +123,13 @@ pub enum PrepareError {
         /// How it failed.
         reason: String,
     },
+}
+
+impl PrepareError {
+    /// Whether it is the kernel that lacks something, and not a file that is wrong.
+    pub fn is_of_kernel(&self) -> bool {
+        matches!(self, Self::Landlock(_))
+    }
 }
 
 impl From<(PathBuf, io::Error)> for PrepareError {
@@ -209,6 +251,11 @@ impl Workshop {
 
     fn profile(&self, pool: &Pool, places: &Places) -> Result<Rc<Profile>, PrepareError> {
         let profile = profile::load(&pool.profile, &places.profiles)?;
+        if profile.landlock {
+            landlock::demand(profile.landlock_abi)?;
+        }
+        refuse_sysctls_of_host(pool, &profile)?;
+        refuse_unheld_ports(pool, &profile)?;
         let known = self.filters.iter().find(|(known, _)| **known == profile);
         Ok(known.map_or_else(|| Rc::new(profile), |(known, _)| Rc::clone(known)))
     }
@@ -252,7 +299,8 @@ impl Workshop {
             Some(wanted) => Some(chosen_extensions(image, info, wanted)?),
             None => None,
         };
-        if matches!(pool.network, Network::Outbound(_)) && !profile.namespaces.contains(&Namespace::Network) {
+        let network = spec::network(pool, &profile);
+        if matches!(network, Network::Outbound(_)) && !profile.namespaces.contains(&Namespace::Network) {
             return Err(OutboundError::Shared(profile.name.clone()).into());
         }
         let services = service_directories(pool);
@@ -309,6 +357,32 @@ impl Workshop {
     }
 }
 
+/// With the host's network, a setting of the network would be the host's.
+fn refuse_sysctls_of_host(pool: &Pool, profile: &Profile) -> Result<(), PrepareError> {
+    let of_network = |key: &&String| profile::namespace_of(key) == Some(Namespace::Network);
+    match profile.sysctl.keys().find(of_network) {
+        Some(key) if matches!(spec::network(pool, profile), Network::Host(_)) => {
+            Err(PrepareError::Sysctl { profile: profile.name.clone(), key: key.clone() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Ports are Landlock's to hold, and nobody else does.
+fn refuse_unheld_ports(pool: &Pool, profile: &Profile) -> Result<(), PrepareError> {
+    let Network::Host(ports) = spec::network(pool, profile) else { return Ok(()) };
+    if *ports == Ports::default() {
+        return Ok(());
+    }
+    if !profile.landlock {
+        return Err(PrepareError::PortsWithoutLandlock { profile: profile.name.clone() });
+    }
+    match landlock::kernel_abi() {
+        kernel if kernel < spec::ABI_OF_PORTS as i32 => Err(PrepareError::PortsNeedKernel { kernel }),
+        _ => Ok(()),
+    }
+}
+
 /// A pool's container on paper.
 pub struct Blueprint {
     /// What a launch needs, once root and state directory are made.
@@ -332,13 +406,21 @@ impl Blueprint {
     /// # Errors
     /// The file that could not be made.
     pub fn make_root(&self, pool: &Pool, rootfs: &Path) -> Result<(), PrepareError> {
-        make_root(pool, rootfs, &self.layout, &self.prepared.spec, &self.files)
+        make_root(
+            pool,
+            spec::network(pool, &self.prepared.profile),
+            rootfs,
+            &self.layout,
+            &self.prepared.spec,
+            &self.files,
+        )
     }
 }
 
 /// Makes the pool's root directory anew.
 fn make_root(
     pool: &Pool,
+    network: &Network,
     rootfs: &Path,
     layout: &Layout,
     spec: &Spec,
@@ -359,7 +441,7 @@ fn make_root(
         uid: account.uid,
         gid: account.gid,
         hostname: pool.name.as_str(),
-        network: &pool.network,
+        network,
     };
     let secret: Vec<_> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     write_etc(rootfs, &owner, &secret, account.gid)?;
@@ -470,7 +552,7 @@ fn ask_php(
 ) -> Result<String, PrepareError> {
     let bare = Pool {
         mounts: Vec::new(),
-        network: Network::None,
+        network: Some(Network::None),
         sockets: Vec::new(),
         limits: Limits::default(),
         ..pool.clone()
@@ -490,7 +572,7 @@ fn ask_php(
         args: vec![image.binary.display().to_string(), "-i".to_owned()],
         env: vec!["PATH=/usr/sbin:/usr/bin".to_owned()],
     })?;
-    make_root(pool, &rootfs, &layout, &spec, &[])?;
+    make_root(pool, &Network::None, &rootfs, &layout, &spec, &[])?;
     let answer = run_to_end(&spec, seccomp);
     let _ = fs::remove_dir_all(&scratch);
     let text = answer?;

@@ -15,6 +15,7 @@ use crate::config::pool::{OnFailure, Pool};
 use crate::config::types::Patience;
 use crate::sandbox::SpareNetwork;
 use crate::sandbox::cgroup::Base;
+use crate::sandbox::landlock;
 use crate::spec;
 
 /// One pool.
@@ -138,6 +139,11 @@ impl Slot {
             self.prepared = None;
             let prepared = workshop.prepare(&self.pool, self.listeners.len(), places)?;
             self.record.weakened = prepared.profile.weakened();
+            self.record.stricter = prepared.profile.stricter();
+            self.record.landlock_abi = Some(match prepared.profile.landlock {
+                true => landlock::abi_in_force(),
+                false => 0,
+            });
             self.record.limits_not_in_force = limits_not_in_force(&self.pool, &prepared, base);
             notices.extend(prepared.notices.iter().cloned());
             self.prepared = Some(Box::new(prepared));
@@ -146,7 +152,7 @@ impl Slot {
         self.doors = self.listeners.iter().map(Door::of).collect::<Result<_, _>>()?;
         self.listeners.iter().try_for_each(Listener::make_blocking)?;
         self.record.configuration = Some(fingerprint(&self.pool));
-        self.record.network = self.pool.network.to_string();
+        self.record.network = spec::network(&self.pool, &prepared.profile).to_string();
         let sockets: Vec<_> = self.listeners.iter().map(AsFd::as_fd).collect();
         self.generation =
             Some(Generation::launch(&self.pool, prepared, &sockets, self.record.generation, base, network)?);

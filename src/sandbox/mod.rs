@@ -11,6 +11,7 @@ pub mod network;
 mod plan;
 pub mod seccomp;
 pub mod step;
+mod sysctl;
 pub mod uplink;
 
 use std::fs;
@@ -69,7 +70,9 @@ pub fn launch(
     let (status, status_of_child) = pipe(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).at(Step::Clone, "")?;
     let (go_of_child, go) = pipe(OFlag::O_CLOEXEC).at(Step::Clone, "")?;
     let wanted = plan.prepare.namespaces;
-    let entered = wanted & NETWORK != 0 && stock.as_mut().is_some_and(|stock| stock.enter());
+    // Over the one in stock, which is of howdah's user namespace, the child has no right to set anything.
+    let any = wanted & NETWORK != 0 && !plan.prepare.sysctls.of_network;
+    let entered = any && stock.as_mut().is_some_and(|stock| stock.enter());
     let made = if entered { wanted & !NETWORK } else { wanted };
     let cloned = sys::clone3(made, cgroup);
     if let Ok(sys::Cloned::Child) = cloned {

@@ -32,7 +32,7 @@ fn the_smallest_pool_has_safe_defaults() {
     assert_eq!(pool.mounts, []);
     assert_eq!((pool.idle.freeze, pool.idle.stop), (seconds(30), seconds(600)));
     assert_eq!(pool.limits, Default::default());
-    assert_eq!(pool.network, Network::None);
+    assert_eq!(pool.network, None);
     assert_eq!((pool.fpm, pool.php), Default::default());
     assert_eq!(pool.start.timeout, Duration::from_secs(10));
     assert_eq!(pool.start.on_failure, OnFailure::Answer503);
@@ -115,7 +115,7 @@ on_failure = "hold"
     assert_eq!((pool.idle.freeze, pool.idle.stop), (Patience::Never, seconds(90)));
     assert_eq!(pool.limits.memory, Some(Bytes::new(256 << 20)));
     assert_eq!((pool.limits.swap, pool.limits.cpu), (Some(Bytes::new(0)), Some(1.0)));
-    assert_eq!(pool.network, Network::Host(Ports::default()));
+    assert_eq!(pool.network, Some(Network::Host(Ports::default())));
     let directives: Vec<(&str, &str)> =
         pool.fpm.directives.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     assert_eq!(
@@ -188,7 +188,8 @@ env.A = "own"
     assert_eq!((pool.fpm.directives["pm.max_children"].as_str(), pool.fpm.access_log), ("2", false));
     assert_eq!((pool.fpm.env["A"].as_str(), pool.fpm.env["B"].as_str()), ("own", "below"));
     assert_eq!(pool.php.extensions, Some(vec!["gd".into()]));
-    assert_eq!((pool.network.mode(), pool.start.timeout), ("host", Duration::from_secs(1)));
+    assert_eq!(pool.network, Some(Network::Host(Ports::default())));
+    assert_eq!(pool.start.timeout, Duration::from_secs(1));
 }
 
 #[test]

@@ -285,8 +285,7 @@ fn choices() {
     );
     refused(
         "[network]\ndns = false\n",
-        "/p/blog.toml:4: network.dns goes with mode = \"outbound\", and the mode is \"none\": \
-         change the mode or take dns out",
+        "/p/blog.toml:4: network.dns goes with mode = \"outbound\": write that too",
     );
     refused(
         "[network]\nmode = \"host\"\nbind = [0]\n",
