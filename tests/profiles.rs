@@ -434,3 +434,35 @@ fn the_profiles_network_counts_where_the_file_says_none() {
     assert_eq!(told(&rig, "profile")["network"], "host");
     assert_eq!(told(&rig, "pool")["network"], "none");
 }
+
+#[test]
+fn the_table_in_the_documents_is_what_the_profiles_say() {
+    let rig = Rig::new();
+    let names = ["strict", "hosting", "compat", "ci"];
+    for name in names {
+        rig.pool(name, &format!("profile = {name:?}"));
+    }
+    let report: Value = serde_json::from_slice(&check(&rig, &["--json"]).stdout).unwrap();
+    let in_force: BTreeMap<&str, _> = report["pools"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|told| (told["pool"].as_str().unwrap(), settings(told)))
+        .collect();
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/profiles.md")).unwrap();
+    let mut listed = Vec::new();
+    for line in text.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> =
+            line.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`')).collect();
+        for (name, cell) in names.iter().zip(&cells[1..]) {
+            assert_eq!(in_force[name][cells[0]].0, *cell, "{} of {name}", cells[0]);
+        }
+        listed.push(cells[0].to_owned());
+    }
+    // And nothing that a profile says is left out of it.
+    let said = in_force["hosting"].iter().filter(|(_, (_, from))| from.starts_with("(built in)"));
+    let paths = ["masked_paths", "readonly_paths"];
+    for key in said.map(|(key, _)| key).filter(|key| !paths.contains(&key.as_str())) {
+        assert!(listed.contains(key), "{key} is not in the table");
+    }
+}
