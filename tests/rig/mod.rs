@@ -4,6 +4,7 @@
 
 pub mod nginx;
 pub mod torture;
+pub mod world;
 
 use std::ffi::OsString;
 use std::fs::{self, File};

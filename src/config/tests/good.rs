@@ -199,6 +199,7 @@ fn howdah_toml() {
     let path = |text: &str| Some(text.parse().unwrap());
     let expected = ServeConfig {
         runtime_dir: path("/r"),
+        profile_dir: None,
         state_dir: path("/s"),
         drain: Duration::from_secs(5),
         parallel_starts: Some(3),
