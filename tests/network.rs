@@ -190,11 +190,9 @@ fn the_filter_and_the_routes_are_out_of_the_tenant_s_hands() {
     let raw = "$c = FFI::cdef('int socket(int, int, int);'); echo $c->socket(2, 3, 1) < 0 ? 'no' : 'yes', $c->socket(17, 3, 768) < 0 ? 'no' : 'yes';";
     assert_eq!(rig.php("blog", raw), "nono");
     assert_refused(&rig, "blog", "169.254.169.254:80");
-    // The control: whoever does own it may do all of that, with the same programs.
-    let pasta = processes_named(&cgroup_of(&rig, "blog"), "pasta")[0];
-    let net = rig.master("blog");
-    let user = format!("--user=/proc/{pasta}/ns/user");
-    let words = ["nsenter", &user, "-t", &net.to_string(), "-n", "--preserve-credentials", "sh", "-ec"];
+    // The control: who does own it does all of that, with the same programs.
+    let net = rig.master("blog").to_string();
+    let words = ["nsenter", "-t", &net, "-n", "sh", "-ec"];
     let control = "nft delete table inet howdah; ip route add 169.254.169.254 via 192.0.0.1";
     let status = std::process::Command::new(words[0]).args(&words[1..]).arg(control).status().unwrap();
     assert!(status.success());
@@ -210,7 +208,7 @@ fn pasta_lives_and_dies_with_its_generation() {
     for _ in 0..2 {
         assert_eq!(get(&rig, "blog", "203.0.113.1:80"), "world");
         let cgroup = cgroup_of(&rig, "blog");
-        let pastas = processes_named(&cgroup, "pasta");
+        let pastas = processes_named(&cgroup, "passt");
         assert_eq!(pastas.len(), 1, "{pastas:?}");
         let status = std::fs::read_to_string(format!("/proc/{}/status", pastas[0])).unwrap();
         assert!(status.contains("Uid:\t33\t33\t33\t33") && status.contains("Seccomp:\t2"), "{status}");
@@ -228,7 +226,7 @@ fn a_pool_whose_pasta_dies_says_so_and_starts_anew() {
     rig.inside("blog", TENANT, OUTBOUND);
     world.serve(&mut rig);
     assert_eq!(get(&rig, "blog", "203.0.113.1:80"), "world");
-    let pasta = processes_named(&cgroup_of(&rig, "blog"), "pasta")[0];
+    let pasta = processes_named(&cgroup_of(&rig, "blog"), "passt")[0];
     kill(Pid::from_raw(pasta), Signal::SIGKILL).unwrap();
     rig.wait_log("its network is lost: pasta:");
     wait_for("another generation", Duration::from_secs(10), || {
@@ -244,14 +242,14 @@ fn the_next_howdah_finds_pasta_and_replaces_a_generation_that_has_lost_it() {
     rig.inside("blog", TENANT, OUTBOUND);
     world.serve(&mut rig);
     assert_eq!(get(&rig, "blog", "203.0.113.1:80"), "world");
-    let pasta = processes_named(&cgroup_of(&rig, "blog"), "pasta")[0];
+    let pasta = processes_named(&cgroup_of(&rig, "blog"), "passt")[0];
     rig.crash();
     assert_eq!(get(&rig, "blog", "203.0.113.1:80"), "world");
     world.serve(&mut rig);
     rig.wait_log("adopted from an earlier howdah");
     assert_eq!(get(&rig, "blog", "203.0.113.1:80"), "world");
     assert_eq!(rig.ps("blog")["generation"], 1);
-    assert_eq!(processes_named(&cgroup_of(&rig, "blog"), "pasta"), [pasta]);
+    assert_eq!(processes_named(&cgroup_of(&rig, "blog"), "passt"), [pasta]);
     rig.crash();
     kill(Pid::from_raw(pasta), Signal::SIGKILL).unwrap();
     world.serve(&mut rig);
@@ -299,4 +297,116 @@ fn ports_of_the_host_s_network_are_held_by_landlock() {
     // A resolver on the host's loopback is no TCP.
     assert_eq!(rig.php("blog", "echo gethostbyname('www.example.org');"), "203.0.113.1");
     assert_eq!(rig.ps("blog")["network"], "host; TCP connect 80; TCP bind nowhere");
+}
+
+#[test]
+fn names_certificates_and_time_zones_work_without_a_mount() {
+    let mut rig = Rig::new();
+    let world = World::new(&rig);
+    // A certificate authority of the test's own, among the host's.
+    rig.shell(
+        "mkdir certs tls; cd tls
+         openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj '/CN=Test CA' 2>/dev/null
+         openssl req -newkey rsa:2048 -nodes -keyout key.pem -out request.pem -subj '/CN=www.example.org' 2>/dev/null
+         echo subjectAltName=DNS:www.example.org > names
+         openssl x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -extfile names -days 2 -out cert.pem 2>/dev/null
+         cp ca.pem ../certs; openssl rehash ../certs; echo over TLS > page",
+    );
+    world.run(&format!("mount --bind {} /etc/ssl/certs", rig.path("certs").display()));
+    rig.inside("blog", TENANT, OUTBOUND);
+    rig.inside("offline", TENANT, "");
+    let (key, cert) = (rig.path("tls/key.pem"), rig.path("tls/cert.pem"));
+    let server = [
+        "openssl",
+        "s_server",
+        "-accept",
+        "443",
+        "-HTTP",
+        "-quiet",
+        "-key",
+        key.to_str().unwrap(),
+        "-cert",
+        cert.to_str().unwrap(),
+    ];
+    let mut server = world.start_outside_in(&rig.path("tls"), &server, &rig.path("tls.log"));
+    world.serve(&mut rig);
+    let page = "echo @file_get_contents('https://www.example.org/page') ?: error_get_last()['message'];";
+    let page = wait_for("the TLS server", Duration::from_secs(10), || {
+        let said = rig.php("blog", page);
+        (!said.contains("Connection refused")).then_some(said)
+    });
+    // Its certificate is the test's: without the authority among the host's it would not be believed.
+    assert_eq!(page, "over TLS\n");
+    let other = "echo @file_get_contents('https://203.0.113.1/page') ?: 'not believed';";
+    assert_eq!(rig.php("blog", other), "not believed");
+    let _ = server.kill();
+    let _ = server.wait();
+    for pool in ["blog", "offline"] {
+        let zones = "$z = new DateTimeZone('Europe/Berlin'); echo (new DateTime('2024-07-01 12:00', $z))->getOffset(), ' ', \
+             date_default_timezone_get(), ' ', trim(shell_exec('TZ=Asia/Tokyo date -d @0 +%H')), ' ', \
+             getservbyname('https', 'tcp'), ' ', getprotobyname('tcp'), ' ', gethostbyname('localhost'), ' ', gethostbyname(gethostname());";
+        assert_eq!(rig.php(pool, zones), "7200 UTC 09 443 6 127.0.0.1 127.0.0.1");
+    }
+    assert_eq!(rig.php("offline", "echo gethostbyname('www.example.org');"), "www.example.org");
+}
+
+#[test]
+fn a_database_s_socket_is_there_unless_the_file_says_no() {
+    let mut rig = Rig::new();
+    let world = World::new(&rig);
+    rig.inside("blog", TENANT, "");
+    rig.inside("closed", TENANT, "[network]\nsockets = []");
+    rig.shell("mkdir data && chown mysql data 2>/dev/null || chown backup data");
+    let data = rig.path("data");
+    let account = if nix::unistd::User::from_name("mysql").unwrap().is_some() { "mysql" } else { "backup" };
+    world.run(&format!(
+        "mkdir /run/mysqld; chown {account} /run/mysqld
+         mariadb-install-db --no-defaults --user={account} --datadir={0} --auth-root-authentication-method=normal --skip-test-db >{0}.log 2>&1",
+        data.display()
+    ));
+    let database = || {
+        let mut command = std::process::Command::new("nsenter");
+        command
+            .args(&world.words()[1..])
+            .arg("mariadbd")
+            .arg("--no-defaults")
+            .arg(format!("--user={account}"));
+        command
+            .arg(format!("--datadir={}", data.display()))
+            .args(["--socket=/run/mysqld/mysqld.sock", "--skip-networking"]);
+        let log = std::fs::File::create(rig.path("mariadb.log")).unwrap();
+        Database(command.stderr(log).stdin(std::process::Stdio::null()).spawn().unwrap())
+    };
+    let first = database();
+    rig.serve_under(&world.words(), &[]);
+    let ask = "try { $d = new PDO('mysql:host=localhost', 'root', ''); echo $d->query('select 6 * 7')->fetchColumn(); } catch (PDOException $e) { echo $e->getMessage(); }";
+    let answered = |rig: &Rig| {
+        wait_for("the database", Duration::from_secs(30), || (rig.php("blog", ask) == "42").then_some(()));
+    };
+    answered(&rig);
+    assert!(rig.php("closed", ask).contains("No such file or directory"));
+    // The socket is another one after a restart, in the same directory.
+    drop(first);
+    assert!(rig.php("blog", ask).contains("2002"));
+    let _second = database();
+    answered(&rig);
+    assert_eq!(rig.ps("blog")["generation"], 1);
+    // It is there to be spoken to, and not to be replaced.
+    assert_eq!(
+        rig.php(
+            "blog",
+            "echo @unlink('/run/mysqld/mysqld.sock') ? 'y' : 'n', @touch('/run/mysqld/x') ? 'y' : 'n';"
+        ),
+        "nn"
+    );
+}
+
+/// A database that ends with the test.
+struct Database(std::process::Child);
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(self.0.id() as i32), Signal::SIGTERM);
+        let _ = self.0.wait();
+    }
 }

@@ -87,12 +87,13 @@ impl World {
         shell(&self.words(), script);
     }
 
-    /// Starts a program in the world.
-    pub fn start_outside(&self, words: &[&str], log: &Path) -> Child {
+    /// Starts a program in the world, in `directory`.
+    pub fn start_outside_in(&self, directory: &Path, words: &[&str], log: &Path) -> Child {
         let log = File::create(log).unwrap();
         Command::new("nsenter")
             .args(["-t", &self.world.id().to_string(), "-n", "--"])
             .args(words)
+            .current_dir(directory)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
