@@ -34,6 +34,11 @@ pub enum Command {
     /// List the pools of a running serve
     #[command(after_help = "Example:\n  howdah ps --json | jq '.[] | select(.state == \"warm\") | .pool'")]
     Ps(Ps),
+    /// Tell what happened to pools: starts, stops, failures, limits that were hit
+    #[command(
+        after_help = "Example:\n  howdah events blog --follow\n  howdah events --json | jq 'select(.kind == \"limit\")'\n\nThe latest one or two MiB are kept, in the runtime directory; the journal has the same for longer."
+    )]
+    Events(Events),
     /// Ask a pool for a page, as a web server would, and print what a browser would get
     #[command(
         after_help = "Example:\n  howdah request blog '/index.php?page=2'\n\nExit status: 0 below 400, else 1."
@@ -104,6 +109,22 @@ pub struct Ps {
     #[command(flatten)]
     pub runtime: Runtime,
     /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `howdah events`
+#[derive(Debug, Args)]
+pub struct Events {
+    /// Only this pool
+    pub pool: Option<String>,
+    /// Runtime directory.
+    #[command(flatten)]
+    pub runtime: Runtime,
+    /// Wait for more
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Print JSON, an object a line
     #[arg(long)]
     pub json: bool,
 }

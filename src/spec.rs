@@ -2,7 +2,7 @@
 //! of the way from a pool file to a running container. What OCI has no word
 //! for rides in annotations `howdah.*`.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use oci_spec::OciSpecError;
@@ -41,6 +41,9 @@ pub const FROM: &str = "howdah.from.";
 pub const CLOSE_DESCRIPTORS: &str = "howdah.close-descriptors";
 /// The limits that the pool file asks for: without their controller the pool does not start.
 pub const DEMANDED_LIMITS: &str = "howdah.demanded-limits";
+/// The rlimits that the pool file asks for, by OCI's names: one above howdah's
+/// own hard limit needs CAP_SYS_RESOURCE; any other is lowered to it.
+pub const DEMANDED_RLIMITS: &str = "howdah.demanded-rlimits";
 /// Where the pool listens, separated by spaces.
 pub const LISTEN: &str = "howdah.listen";
 
@@ -61,6 +64,8 @@ pub struct Input<'a> {
     pub state: &'a [(PathBuf, PathBuf)],
     /// Directories of services' sockets, at the same path inside.
     pub services: &'a [&'a Path],
+    /// The lines of io.max: "254:0 rbps=1048576".
+    pub io_max: &'a [String],
     /// The program, its path first.
     pub args: Vec<String>,
     /// Its environment, "KEY=value".
@@ -79,6 +84,7 @@ pub fn build(input: &Input<'_>) -> Result<Spec, OciSpecError> {
         (IMAGE.to_owned(), input.image.display().to_string()),
         (CLOSE_DESCRIPTORS.to_owned(), on_off(input.profile.close_descriptors)),
         (DEMANDED_LIMITS.to_owned(), demanded(&pool.limits).join(" ")),
+        (DEMANDED_RLIMITS.to_owned(), demanded_rlimits(&pool.limits)),
         (LISTEN.to_owned(), pool.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")),
     ]);
     annotations.extend(landlock(input).into_iter().map(|(key, value)| (key.to_owned(), value)));
@@ -171,7 +177,8 @@ fn flags(of: &BTreeSet<MountFlag>) -> Vec<&'static str> {
 /// The mounts, and how many of them belong to image and profile.
 fn mounts(input: &Input<'_>) -> Result<(Vec<Mount>, usize), OciSpecError> {
     let pool = input.pool;
-    let tmp = pool.limits.tmp.or(input.profile.limits.tmp).unwrap_or(Bytes::new(64 << 20)).get();
+    let limits = pool.limits.clone().over(&input.profile.limits);
+    let tmp = limits.tmp.unwrap_or(Bytes::new(64 << 20));
     let mut mounts = Vec::new();
     for share in &input.layout.shares {
         let mut options = vec!["rbind", "ro", "nosuid", "nodev"];
@@ -179,10 +186,11 @@ fn mounts(input: &Input<'_>) -> Result<(Vec<Mount>, usize), OciSpecError> {
         mounts.push(mount("bind", &share.source, &share.target, &options)?);
     }
     let of_profile = &input.profile.mount_flags;
-    let size = format!("size={tmp}");
-    // An empty file is no byte of it, and half a KiB of the kernel's memory: one inode for each page.
-    let inodes = format!("nr_inodes={}", (tmp / 4096).max(1024));
-    for (target, mode) in TMP {
+    let sizes = [tmp, limits.run.unwrap_or(tmp), limits.shm.unwrap_or(tmp)];
+    for ((target, mode), bytes) in TMP.into_iter().zip(sizes) {
+        let size = format!("size={}", bytes.get());
+        // An empty file is no byte of it, and half a KiB of the kernel's memory: one inode for each page.
+        let inodes = format!("nr_inodes={}", (bytes.get() / 4096).max(1024));
         let (uid, gid) = (format!("uid={}", pool.user.uid), format!("gid={}", pool.user.gid));
         let options = [&flags(&of_profile.tmp)[..], &[mode, &size, &inodes, &uid, &gid]].concat();
         mounts.push(mount("tmpfs", Path::new("tmpfs"), Path::new(target), &options)?);
@@ -235,31 +243,69 @@ fn process(input: &Input<'_>) -> Result<Process, OciSpecError> {
         .env(input.env.clone())
         .cwd("/")
         .capabilities(sets)
-        .rlimits(rlimits(&input.pool.limits, &input.profile.limits)?)
+        .rlimits(rlimits(&input.pool.limits.clone().over(&input.profile.limits))?)
         .no_new_privileges(input.profile.no_new_privs)
         .build()
 }
 
-/// Limits that need no controller. `tasks` is here as well as in pids.max: in a
-/// user namespace RLIMIT_NPROC counts the pool's processes only (Linux 5.14), so
-/// that it holds where there is no pids controller.
-fn rlimits(asked: &Limits, defaults: &Limits) -> Result<Vec<PosixRlimit>, OciSpecError> {
-    let one = |typ, value: u64| PosixRlimitBuilder::default().typ(typ).hard(value).soft(value).build();
-    let mut all = vec![one(PosixRlimitType::RlimitCore, 0)?];
-    if let Some(files) = asked.open_files.or(defaults.open_files) {
-        all.push(one(PosixRlimitType::RlimitNofile, files)?);
-    }
-    if let Some(tasks) = asked.tasks.or(defaults.tasks) {
-        all.push(one(PosixRlimitType::RlimitNproc, tasks)?);
-    }
-    Ok(all)
+/// Seconds of processor time that a process has to end after SIGXCPU.
+const CPU_GRACE: u64 = 2;
+
+/// Limits that need no controller, each but one with the same soft as hard value.
+/// `tasks` is here as well as in pids.max: in a user namespace RLIMIT_NPROC
+/// counts the pool's processes only (Linux 5.14), so that it holds where there
+/// is no pids controller. It is one more, so that pids.max, which tells that it
+/// was hit, is hit first.
+fn rlimits(limits: &Limits) -> Result<Vec<PosixRlimit>, OciSpecError> {
+    use PosixRlimitType::{
+        RlimitCore, RlimitCpu, RlimitFsize, RlimitMemlock, RlimitMsgqueue, RlimitNice, RlimitNofile,
+        RlimitNproc, RlimitRtprio, RlimitSigpending, RlimitStack,
+    };
+    let bytes = |size: Option<Bytes>| size.map(Bytes::get);
+    let all = [
+        (RlimitCore, bytes(limits.core).or(Some(0))),
+        (RlimitNofile, limits.open_files),
+        (RlimitNproc, limits.tasks.map(|tasks| tasks + 1)),
+        (RlimitFsize, bytes(limits.file_size)),
+        (RlimitCpu, limits.cpu_time.map(|span| span.as_secs())),
+        (RlimitMemlock, bytes(limits.memlock)),
+        (RlimitMsgqueue, bytes(limits.msgqueue)),
+        (RlimitSigpending, limits.sigpending),
+        (RlimitStack, bytes(limits.stack)),
+        // Nobody gets to be more urgent than the neighbours.
+        (RlimitNice, Some(0)),
+        (RlimitRtprio, Some(0)),
+    ];
+    let set = all.into_iter().filter_map(|(typ, value)| value.map(|value| (typ, value)));
+    // At the hard limit of RLIMIT_CPU the kernel sends SIGKILL, which says nothing; at the soft one SIGXCPU.
+    let hard = |typ, value: u64| if typ == RlimitCpu { value + CPU_GRACE } else { value };
+    let one =
+        |(typ, value)| PosixRlimitBuilder::default().typ(typ).hard(hard(typ, value)).soft(value).build();
+    set.map(one).collect()
+}
+
+/// OCI's names of the rlimits that the pool file asks for, separated by spaces.
+fn demanded_rlimits(asked: &Limits) -> String {
+    let all = [
+        ("RLIMIT_NOFILE", asked.open_files.is_some()),
+        ("RLIMIT_NPROC", asked.tasks.is_some()),
+        ("RLIMIT_FSIZE", asked.file_size.is_some()),
+        ("RLIMIT_CPU", asked.cpu_time.is_some()),
+        ("RLIMIT_CORE", asked.core.is_some()),
+        ("RLIMIT_MEMLOCK", asked.memlock.is_some()),
+        ("RLIMIT_MSGQUEUE", asked.msgqueue.is_some()),
+        ("RLIMIT_SIGPENDING", asked.sigpending.is_some()),
+        ("RLIMIT_STACK", asked.stack.is_some()),
+    ];
+    all.iter().filter(|(_, asked)| *asked).map(|(name, _)| *name).collect::<Vec<_>>().join(" ")
 }
 
 fn linux(input: &Input<'_>) -> Result<Linux, OciSpecError> {
     let (pool, profile) = (input.pool, input.profile);
+    let limits = pool.limits.clone().over(&profile.limits);
     let mut linux = LinuxBuilder::default()
         .namespaces(namespaces(pool, profile)?)
-        .resources(LinuxResourcesBuilder::default().unified(unified(&pool.limits, &profile.limits)).build()?)
+        .resources(LinuxResourcesBuilder::default().unified(unified(&limits, input.io_max)).build()?)
         .cgroups_path(Path::new("/howdah").join(pool.name.as_str()))
         .rootfs_propagation("private");
     if profile.namespaces.contains(&Namespace::User) {
@@ -269,8 +315,8 @@ fn linux(input: &Input<'_>) -> Result<Linux, OciSpecError> {
     if !profile.sysctl.is_empty() {
         linux = linux.sysctl(profile.sysctl.clone().into_iter().collect::<HashMap<_, _>>());
     }
-    if let Some(filter) = &profile.seccomp {
-        linux = linux.seccomp(filter.clone());
+    if let Some(filter) = profile.filter() {
+        linux = linux.seccomp(filter);
     }
     if profile.proc == Proc::Full {
         let list = |paths: &[crate::config::types::AbsPath]| {
@@ -307,34 +353,49 @@ fn namespaces(pool: &Pool, profile: &Profile) -> Result<Vec<LinuxNamespace>, Oci
         .collect()
 }
 
-/// The limits as cgroup v2 files and values, asked for or by default.
-pub fn unified(asked: &Limits, defaults: &Limits) -> HashMap<String, String> {
-    let bytes = |one: Option<Bytes>, other: Option<Bytes>| one.or(other).map(|bytes| bytes.get().to_string());
-    let number = |one: Option<u64>, other: Option<u64>| one.or(other).map(|number| number.to_string());
+/// The limits as cgroup v2 files and values. `io_max` are the lines of io.max,
+/// for which somebody has found the devices.
+fn unified(limits: &Limits, io_max: &[String]) -> HashMap<String, String> {
+    let bytes = |size: Option<Bytes>| size.map(|bytes| bytes.get().to_string());
+    let number = |number: Option<u64>| number.map(|number| number.to_string());
     let cores = |cores: f64| format!("{} 100000", (cores * 100_000.0).round().max(1_000.0) as u64);
-    let mut files = HashMap::new();
-    let mut put = |key: &str, value: Option<String>| value.map(|value| files.insert(key.to_owned(), value));
-    let memory = bytes(asked.memory, defaults.memory);
-    // All of a pool ends when one of it does: half a php-fpm serves nobody.
-    put("memory.oom.group", memory.as_ref().map(|_| "1".to_owned()));
-    put("memory.max", memory);
-    put("memory.swap.max", bytes(asked.swap, defaults.swap));
-    put("pids.max", number(asked.tasks, defaults.tasks));
-    put("cpu.max", asked.cpu.or(defaults.cpu).map(cores));
-    put("cpu.weight", number(asked.cpu_weight, defaults.cpu_weight));
-    put("io.weight", number(asked.io_weight, defaults.io_weight));
-    files
+    // php-fpm replaces a worker that is out of memory, and the requests of the others go on.
+    let group = limits.memory.map(|_| u8::from(limits.oom_group.unwrap_or(false)).to_string());
+    [
+        ("memory.max", bytes(limits.memory)),
+        ("memory.high", bytes(limits.memory_high)),
+        ("memory.oom.group", group),
+        ("memory.swap.max", bytes(limits.swap)),
+        ("pids.max", number(limits.tasks)),
+        ("cpu.max", limits.cpu.map(cores)),
+        ("cpu.weight", number(limits.cpu_weight)),
+        ("io.weight", number(limits.io_weight)),
+        ("io.max", (!io_max.is_empty()).then(|| io_max.join("\n"))),
+    ]
+    .into_iter()
+    .filter_map(|(key, value)| value.map(|value| (key.to_owned(), value)))
+    .collect()
+}
+
+/// The cgroup v2 files and values of a spec, sorted by file.
+pub fn limits_of(spec: &Spec) -> BTreeMap<String, String> {
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let unified = resources.and_then(|resources| resources.unified().as_ref());
+    unified.into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 /// The cgroup v2 files of the limits that the pool file asks for.
 pub fn demanded(asked: &Limits) -> Vec<&'static str> {
     [
         ("memory.max", asked.memory.is_some()),
+        ("memory.high", asked.memory_high.is_some()),
+        ("memory.oom.group", asked.oom_group == Some(true)),
         ("memory.swap.max", asked.swap.is_some()),
         ("pids.max", asked.tasks.is_some()),
         ("cpu.max", asked.cpu.is_some()),
         ("cpu.weight", asked.cpu_weight.is_some()),
         ("io.weight", asked.io_weight.is_some()),
+        ("io.max", !asked.io_max.is_empty()),
     ]
     .into_iter()
     .filter_map(|(key, asked)| asked.then_some(key))

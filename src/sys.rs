@@ -144,6 +144,23 @@ pub fn close_range(first: c_uint, last: c_uint, close_on_exec: bool) -> nix::Res
     checked(unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) }).map(drop)
 }
 
+/// prlimit(2): sets a limit of another process.
+///
+/// # Errors
+/// EPERM above its hard limit without CAP_SYS_RESOURCE.
+pub fn set_limit_of(
+    pid: Pid,
+    resource: nix::sys::resource::Resource,
+    soft: u64,
+    hard: u64,
+) -> nix::Result<()> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: `limit` outlives the call, and nobody asks for the old one.
+    let answer =
+        unsafe { libc::prlimit64(pid.as_raw(), resource as _, &raw const limit, std::ptr::null_mut()) };
+    Errno::result(answer).map(drop)
+}
+
 /// sigaction(2), for the default and ignoring actions only.
 ///
 /// # Panics

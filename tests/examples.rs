@@ -1,6 +1,7 @@
 //! Every example is one that works: pool files pass `howdah check`, systemd's
 //! units pass `systemd-analyze verify` and their commands serve, the pages of the
-//! site answer, nginx's configuration passes `nginx -t` (`tests/nginx.rs` runs it).
+//! site answer, nginx's configuration passes `nginx -t` (`tests/nginx.rs` runs it,
+//! and `tests/sites.rs` the server blocks of WordPress and MediaWiki).
 //!
 //! The examples name paths of a server (`/srv/blog`, `/run/howdah`). Each test
 //! copies what it needs to a temporary directory and moves those paths below it,
@@ -26,7 +27,7 @@ const HOWDAH: &str = env!("CARGO_BIN_EXE_howdah");
 fn every_pool_file_passes_howdah_check() {
     let dir = workplace();
     let pools = below(Path::new(EXAMPLES), "toml");
-    assert!(pools.len() >= 4, "{pools:?}");
+    assert!(pools.len() >= 6, "{pools:?}");
     for pool in pools {
         let copy = moved_copy(&pool, dir.path());
         let output = check(&copy);
@@ -275,9 +276,13 @@ fn one_howdah_per_box_serves_the_sockets_that_systemd_holds() {
 fn workplace() -> TempDir {
     let dir = tempfile::tempdir().expect("a temporary directory");
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("mode 0755");
-    for site in ["site", "blog", "shop"] {
+    for site in ["site", "shop", "blog/etc", "blog/uploads"] {
         fs::create_dir_all(dir.path().join("srv").join(site)).expect("a site");
     }
+    for part in ["etc", "images", "cache", "data"] {
+        fs::create_dir_all(dir.path().join("srv/wiki").join(part)).expect("a site");
+    }
+    fs::create_dir(dir.path().join("mysqld")).expect("a directory");
     dir
 }
 
@@ -287,7 +292,11 @@ fn moved_copy(file: &Path, dir: &Path) -> PathBuf {
     let here = dir.display();
     let moved = text
         .replace("/srv/", &format!("{here}/srv/"))
-        .replace("/run/howdah/", &format!("{here}/run/howdah/"));
+        .replace("/run/howdah/", &format!("{here}/run/howdah/"))
+        .replace(
+            "source = \"/run/mysqld\"",
+            &format!("source = \"{here}/mysqld\"\ntarget = \"/run/mysqld\""),
+        );
     let copy = dir.join(file.file_name().expect("a name"));
     fs::write(&copy, moved).expect("a copy");
     copy

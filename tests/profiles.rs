@@ -274,7 +274,7 @@ fn a_file_in_the_profile_directory_is_put_on_top_of_the_built_in() {
     let howdah = format!("[serve]\nstate_dir = {:?}\nprofile_dir = {directory:?}\n", rig.path("state"));
     rig.write("howdah.toml", &howdah);
     rig.write("profiles.d/strict.toml", "[limits]\nopen_files = 77\n");
-    rig.write("profiles.d/mine.toml", "base = \"strict\"\n[limits]\ntasks = 33\n");
+    rig.write("profiles.d/mine.toml", "base = \"strict\"\n[limits]\nsigpending = 333\n");
     rig.inside("one", TENANT, "profile = \"strict\"");
     rig.inside("two", TENANT, "profile = \"mine\"");
     rig.serve();
@@ -283,8 +283,14 @@ fn a_file_in_the_profile_directory_is_put_on_top_of_the_built_in() {
         let line = all.lines().find_map(|line| line.strip_prefix(name)).unwrap().to_owned();
         line.split_whitespace().next().unwrap().to_owned()
     };
-    assert_eq!((limit("one", "Max open files"), limit("one", "Max processes")), ("77".into(), "48".into()));
-    assert_eq!((limit("two", "Max open files"), limit("two", "Max processes")), ("77".into(), "33".into()));
+    assert_eq!(
+        (limit("one", "Max open files"), limit("one", "Max pending signals")),
+        ("77".into(), "1024".into())
+    );
+    assert_eq!(
+        (limit("two", "Max open files"), limit("two", "Max pending signals")),
+        ("77".into(), "333".into())
+    );
 
     rig.write("profiles.d/a.toml", "base = \"b\"");
     let closing = rig.write("profiles.d/b.toml", "\nbase = \"a\"");

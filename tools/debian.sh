@@ -79,11 +79,12 @@ units() {
 }
 
 # leave_disabled UNITS: services that came since there were UNITS do not start at
-# the next boot either, for howdah starts php-fpm itself and a test its own nginx.
+# the next boot either, for howdah starts php-fpm itself and a test its own nginx
+# and MariaDB (which, with Apache, an application's package may bring).
 leave_disabled() {
     local unit
     command -v systemctl >/dev/null || return 0
-    for unit in $(comm -13 <(echo "$1") <(units) | grep -E '^(nginx|php.*-fpm)\.service$'); do
+    for unit in $(comm -13 <(echo "$1") <(units) | grep -E '^(nginx|php.*-fpm|mariadb|apache2)\.service$'); do
         if as_root systemctl --quiet --no-reload disable "$unit" 2>/dev/null; then
             echo "$unit is installed, and neither started nor enabled"
         fi

@@ -147,11 +147,10 @@ fn tell(
         }
         Some(Err(_)) | None => None,
     };
-    let mut limits: Vec<(String, String)> = blueprint
+    let limits: Vec<(String, String)> = blueprint
         .as_ref()
-        .map(|prepared| spec::unified(&pool.limits, &prepared.profile.limits).into_iter().collect())
+        .map(|prepared| spec::limits_of(&prepared.spec).into_iter().collect())
         .unwrap_or_default();
-    limits.sort();
     let controlled = |key: &str| {
         let controller = key.split('.').next().unwrap_or(key);
         host.root && host.cgroup_controllers.iter().any(|known| known == controller)

@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout)]
 
 mod check;
+mod events;
 mod host;
 mod ps;
 mod request;
@@ -87,6 +88,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Serve(arguments) => serve::run(arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Ps(arguments) => ps::run(&arguments),
+        Command::Events(arguments) => events::run(&arguments),
         Command::Request(arguments) => request::run(&arguments),
         Command::Spec(arguments) => spec::run(&arguments),
         Command::Completions(arguments) => {

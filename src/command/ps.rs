@@ -95,6 +95,7 @@ fn to_json(entry: &Entry, record: &Record) -> Value {
         "weakened": record.weakened,
         "stricter": record.stricter,
         "landlock_abi": record.landlock_abi,
+        "limits_hit": record.limits_hit,
         "limits_not_in_force": record.limits_not_in_force,
     })
 }
@@ -128,6 +129,13 @@ fn print(rows: &[(Entry, Record)]) {
         }
         if !record.stricter.is_empty() {
             println!("{:width$}  stricter: {}", "", record.stricter.join("; "));
+        }
+        for hit in &record.limits_hit {
+            let (limit, effect) = (&hit.limit, hit.effect);
+            println!(
+                "{:width$}  limit {limit}: {effect} {} times, last {}: {}",
+                "", hit.count, hit.last, hit.detail
+            );
         }
         if let Some(error) = &record.last_error {
             println!("{:width$}  last error: {error}", "");

@@ -21,6 +21,23 @@ impl FromStr for Wait {
     }
 }
 
+/// A time span that is not less than a second: what the kernel counts in seconds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seconds(pub(super) Duration);
+
+impl FromStr for Seconds {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let span = parse_duration(text)?;
+        if span < Duration::from_secs(1) {
+            Err(Invalid::new("must be at least \"1s\""))
+        } else {
+            Ok(Self(span))
+        }
+    }
+}
+
 /// A [`Patience`] that is not nothing: with zero a pool would end before its
 /// first answer.
 #[derive(Debug, Clone, Copy)]

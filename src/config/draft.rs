@@ -13,8 +13,8 @@ use super::error::ConfigError;
 use super::explain::Source;
 use super::net::NetworkDraft;
 use super::php::{fpm, php};
-use super::pool::{Access, Engine, Fpm, ImageRef, Limits, Mount, OnFailure, Php, ProfileRef};
-use super::raw::{RawIdle, RawLimits, RawMount, RawPool, RawSocket, RawStart};
+use super::pool::{Access, Engine, Fpm, ImageRef, IoMax, Limits, Mount, OnFailure, Php, ProfileRef};
+use super::raw::{RawIdle, RawIoMax, RawLimits, RawMount, RawPool, RawSocket, RawStart};
 use super::shapes::{Addresses, Table};
 use super::types::{AbsPath, Account, Listen, Mode, Patience};
 use super::who::{group_id, owner_id, pool_user};
@@ -78,7 +78,7 @@ impl Draft {
             mounts: mounts(raw.mount, source)?,
             freeze: freeze.map(|Idleness(patience)| patience),
             stop: stop.map(|Idleness(patience)| patience),
-            limits: limits(&raw.limits.0),
+            limits: limits(raw.limits.0, source)?,
             network: NetworkDraft::read(raw.network.0, source)?,
             fpm: fpm(raw.fpm, source)?,
             access_log,
@@ -136,15 +136,52 @@ fn mounts(list: Vec<Table<RawMount>>, source: Source<'_>) -> Result<Vec<Mount>, 
     Ok(mounts)
 }
 
-fn limits(raw: &RawLimits) -> Limits {
-    Limits {
+fn limits(raw: RawLimits, source: Source<'_>) -> Result<Limits, ConfigError> {
+    Ok(Limits {
         memory: raw.memory.map(|size| size.0),
+        memory_high: raw.memory_high.map(|size| size.0),
+        oom_group: raw.oom_group,
         swap: raw.swap.map(|size| size.0),
         tasks: raw.tasks.map(|n| n.0),
         cpu: raw.cpu.map(|cores| cores.0),
         cpu_weight: raw.cpu_weight.map(|n| n.0),
         io_weight: raw.io_weight.map(|n| n.0),
-        open_files: raw.open_files.map(|n| n.0),
+        io_max: io_max(raw.io_max, source)?,
         tmp: raw.tmp.map(|size| size.0),
+        run: raw.run.map(|size| size.0),
+        shm: raw.shm.map(|size| size.0),
+        open_files: raw.open_files.map(|n| n.0),
+        file_size: raw.file_size.map(|size| size.0),
+        cpu_time: raw.cpu_time.map(|span| span.0),
+        core: raw.core.map(|size| size.0),
+        memlock: raw.memlock.map(|size| size.0),
+        msgqueue: raw.msgqueue.map(|size| size.0),
+        sigpending: raw.sigpending.map(|n| n.0),
+        stack: raw.stack.map(|size| size.0),
+    })
+}
+
+fn io_max(list: Vec<Table<RawIoMax>>, source: Source<'_>) -> Result<Vec<IoMax>, ConfigError> {
+    let mut all: Vec<IoMax> = Vec::with_capacity(list.len());
+    for Table(RawIoMax { path, rbps, wbps, riops, wiops }) in list {
+        let (place, path) = (path.span(), path.into_inner());
+        let one = IoMax {
+            path,
+            rbps: rbps.map(|size| size.0),
+            wbps: wbps.map(|size| size.0),
+            riops: riops.map(|n| n.0),
+            wiops: wiops.map(|n| n.0),
+        };
+        if one.is_empty() {
+            return Err(
+                source.error(&place, "limits.io_max limits nothing: write rbps, wbps, riops or wiops")
+            );
+        }
+        if all.iter().any(|other| other.path == one.path) {
+            let what = format!("limits.io_max names {} twice: keep one", one.path);
+            return Err(source.error(&place, what));
+        }
+        all.push(one);
     }
+    Ok(all)
 }

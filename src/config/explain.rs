@@ -87,7 +87,7 @@ impl Source<'_> {
 fn wrong_value(key: &str, message: &str) -> String {
     let mismatch = message.strip_prefix("invalid type: ").and_then(|rest| rest.rsplit_once(", expected "));
     match mismatch {
-        Some((_, "a table" | "a sequence")) if key.ends_with("mount") => {
+        Some((_, "a table" | "a sequence")) if key.ends_with("mount") || key.ends_with("io_max") => {
             format!("{key} must be a list of tables: write [[{key}]]")
         }
         Some((found, expected)) => {

@@ -24,7 +24,32 @@ pub(super) const POOL: &[(&str, &[&str])] = &[
     ("socket", &["owner", "group", "mode", "backlog"]),
     ("mount", &["source", "target", "access"]),
     ("idle", &["freeze", "stop"]),
-    ("limits", &["memory", "swap", "tasks", "cpu", "cpu_weight", "io_weight", "open_files", "tmp"]),
+    (
+        "limits",
+        &[
+            "memory",
+            "memory_high",
+            "oom_group",
+            "swap",
+            "tasks",
+            "cpu",
+            "cpu_weight",
+            "io_weight",
+            "io_max",
+            "tmp",
+            "run",
+            "shm",
+            "open_files",
+            "file_size",
+            "cpu_time",
+            "core",
+            "memlock",
+            "msgqueue",
+            "sigpending",
+            "stack",
+        ],
+    ),
+    ("limits.io_max", &["path", "rbps", "wbps", "riops", "wiops"]),
     ("network", &["mode", "allow", "dns", "connect", "bind", "sockets"]),
     ("fpm", &["binary", "config", "access_log", "env"]),
     ("php", &["extensions", "value", "flag", "admin_value", "admin_flag"]),
@@ -53,7 +78,9 @@ pub(super) fn unknown(path: &[String], kind: Kind) -> String {
     }
     match tables.iter().find(|(_, keys)| keys.contains(&key.as_str())) {
         Some((name, _)) if name.is_empty() => format!("{begin}: {key:?} belongs above the first [table]"),
-        Some((name, _)) if name == "mount" => format!("{begin}: {key:?} belongs in [[mount]]"),
+        Some((name, _)) if name.ends_with("mount") || name.ends_with("io_max") => {
+            format!("{begin}: {key:?} belongs in [[{name}]]")
+        }
         Some((name, _)) => format!("{begin}: {key:?} belongs in [{name}]"),
         None => format!("{begin}: the keys here are {}", here.join(", ")),
     }

@@ -8,9 +8,7 @@ use super::accounts::Accounts;
 use super::draft::Draft;
 use super::error::ConfigError;
 use super::explain::Source;
-use super::pool::{
-    Engine, Fpm, Idle, ImageRef, Limits, Mount, OnFailure, Php, Pool, ProfileRef, Socket, Start,
-};
+use super::pool::{Engine, Fpm, Idle, ImageRef, Mount, OnFailure, Php, Pool, ProfileRef, Socket, Start};
 use super::types::{Mode, Patience, PoolName};
 
 impl Draft {
@@ -50,7 +48,7 @@ impl Draft {
                 freeze: self.freeze.or(under.freeze).unwrap_or(Patience::After(Duration::from_secs(30))),
                 stop: self.stop.or(under.stop).unwrap_or(Patience::After(Duration::from_secs(600))),
             },
-            limits: limits_over(self.limits, &under.limits),
+            limits: self.limits.over(&under.limits),
             sockets: self.network.sockets_over(&under.network),
             network: self.network.finish(&under.network, source)?,
             fpm: fpm_over(self.fpm, &under.fpm, self.access_log.or(under.access_log)),
@@ -69,19 +67,6 @@ fn mounts_over(own: Vec<Mount>, under: &[Mount]) -> Vec<Mount> {
     all.extend(own);
     all.shrink_to_fit();
     all
-}
-
-fn limits_over(own: Limits, under: &Limits) -> Limits {
-    Limits {
-        memory: own.memory.or(under.memory),
-        swap: own.swap.or(under.swap),
-        tasks: own.tasks.or(under.tasks),
-        cpu: own.cpu.or(under.cpu),
-        cpu_weight: own.cpu_weight.or(under.cpu_weight),
-        io_weight: own.io_weight.or(under.io_weight),
-        open_files: own.open_files.or(under.open_files),
-        tmp: own.tmp.or(under.tmp),
-    }
 }
 
 fn fpm_over(own: Fpm, under: &Fpm, access_log: Option<bool>) -> Fpm {

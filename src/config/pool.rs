@@ -138,9 +138,14 @@ pub struct Idle {
 pub struct Limits {
     /// memory.max, bytes.
     pub memory: Option<Bytes>,
+    /// memory.high, bytes: above it the pool is slowed down and its memory reclaimed.
+    pub memory_high: Option<Bytes>,
+    /// memory.oom.group: whether one process out of memory ends the generation.
+    /// Default false: php-fpm replaces a worker, and the requests of the others go on.
+    pub oom_group: Option<bool>,
     /// memory.swap.max, bytes.
     pub swap: Option<Bytes>,
-    /// pids.max, and RLIMIT_NPROC in the pool's user namespace.
+    /// pids.max; and, one above it, RLIMIT_NPROC in the pool's user namespace.
     pub tasks: Option<u64>,
     /// cpu.max, in cores: 0.5 is half of one.
     pub cpu: Option<f64>,
@@ -148,10 +153,94 @@ pub struct Limits {
     pub cpu_weight: Option<u64>,
     /// io.weight, 1 to 10000.
     pub io_weight: Option<u64>,
-    /// RLIMIT_NOFILE.
-    pub open_files: Option<u64>,
-    /// The size of the tmpfs behind `/tmp`, `/run` and `/dev/shm`, bytes.
+    /// io.max, one for each device; empty: not asked for.
+    pub io_max: Vec<IoMax>,
+    /// The size of the tmpfs on `/tmp`, bytes; also of the next two where they are left open.
     pub tmp: Option<Bytes>,
+    /// The size of the tmpfs on `/run`, bytes.
+    pub run: Option<Bytes>,
+    /// The size of the tmpfs on `/dev/shm`, bytes.
+    pub shm: Option<Bytes>,
+    /// RLIMIT_NOFILE, for each process.
+    pub open_files: Option<u64>,
+    /// RLIMIT_FSIZE, bytes: the longest file that a process can make.
+    pub file_size: Option<Bytes>,
+    /// RLIMIT_CPU: processor time of one process in all its life, to the second.
+    pub cpu_time: Option<Duration>,
+    /// RLIMIT_CORE, bytes.
+    pub core: Option<Bytes>,
+    /// RLIMIT_MEMLOCK, bytes.
+    pub memlock: Option<Bytes>,
+    /// RLIMIT_MSGQUEUE, bytes of POSIX message queues.
+    pub msgqueue: Option<Bytes>,
+    /// RLIMIT_SIGPENDING: signals and timers that may be queued.
+    pub sigpending: Option<u64>,
+    /// RLIMIT_STACK, bytes.
+    pub stack: Option<Bytes>,
+}
+
+impl Limits {
+    /// These, and where they leave something open what `under` says.
+    #[must_use]
+    pub fn over(self, under: &Self) -> Self {
+        Self {
+            memory: self.memory.or(under.memory),
+            memory_high: self.memory_high.or(under.memory_high),
+            oom_group: self.oom_group.or(under.oom_group),
+            swap: self.swap.or(under.swap),
+            tasks: self.tasks.or(under.tasks),
+            cpu: self.cpu.or(under.cpu),
+            cpu_weight: self.cpu_weight.or(under.cpu_weight),
+            io_weight: self.io_weight.or(under.io_weight),
+            io_max: if self.io_max.is_empty() { under.io_max.clone() } else { self.io_max },
+            tmp: self.tmp.or(under.tmp),
+            run: self.run.or(under.run),
+            shm: self.shm.or(under.shm),
+            open_files: self.open_files.or(under.open_files),
+            file_size: self.file_size.or(under.file_size),
+            cpu_time: self.cpu_time.or(under.cpu_time),
+            core: self.core.or(under.core),
+            memlock: self.memlock.or(under.memlock),
+            msgqueue: self.msgqueue.or(under.msgqueue),
+            sigpending: self.sigpending.or(under.sigpending),
+            stack: self.stack.or(under.stack),
+        }
+    }
+}
+
+/// `[[limits.io_max]]`: what the pool may do to one block device each second.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IoMax {
+    /// A device (`/dev/vda`), or any path on the file system that is meant.
+    pub path: AbsPath,
+    /// Bytes read.
+    pub rbps: Option<Bytes>,
+    /// Bytes written.
+    pub wbps: Option<Bytes>,
+    /// Reads.
+    pub riops: Option<u64>,
+    /// Writes.
+    pub wiops: Option<u64>,
+}
+
+impl IoMax {
+    /// Whether it limits nothing.
+    pub fn is_empty(&self) -> bool {
+        self.rbps.is_none() && self.wbps.is_none() && self.riops.is_none() && self.wiops.is_none()
+    }
+
+    /// The words of io.max behind the device's numbers: "rbps=1048576 wiops=100".
+    pub fn words(&self) -> String {
+        let bytes = |size: Option<Bytes>| size.map(Bytes::get);
+        let all = [
+            ("rbps", bytes(self.rbps)),
+            ("wbps", bytes(self.wbps)),
+            ("riops", self.riops),
+            ("wiops", self.wiops),
+        ];
+        let words = all.iter().filter_map(|(key, value)| value.map(|value| format!("{key}={value}")));
+        words.collect::<Vec<_>>().join(" ")
+    }
 }
 
 /// `[fpm]`: php-fpm's own directives by their own names ('.' written '_',

@@ -8,6 +8,7 @@
 //!
 //! This room knows nothing of pools and does not apply anything.
 
+mod calls;
 mod compare;
 mod layers;
 mod raw;
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 use caps::Capability;
 use oci_spec::runtime::LinuxSeccomp;
 
+pub use calls::{Dangerous, Execve};
 pub use sysctl::namespace_of;
 pub use uses::{MountFlag, MountFlags, MountKind};
 
@@ -35,8 +37,13 @@ pub struct Profile {
     pub name: Box<str>,
     /// The name or file it started from; `None`: the built-in `hosting`.
     pub base: Option<Box<str>>,
-    /// The system calls php-fpm and its programs may use; `None`: all.
+    /// The system calls php-fpm and its programs may use, as its file says; `None`: all.
+    /// What is in force is [`Profile::filter`].
     pub seccomp: Option<LinuxSeccomp>,
+    /// What comes of a call that only an attacker makes, if the filter refuses it.
+    pub dangerous: Dangerous,
+    /// How often a program may be executed.
+    pub execve: Execve,
     /// Whether Landlock confines files, TCP, signals and abstract sockets.
     pub landlock: bool,
     /// The least ABI of Landlock: below it the pool does not start.

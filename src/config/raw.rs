@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use toml::Spanned;
 
-use super::amounts::{AtLeast, Cores, Idleness, Wait, Whole};
+use super::amounts::{AtLeast, Cores, Idleness, Seconds, Wait, Whole};
 use super::network::{Destination, Service};
 use super::pool::{Access, Engine, ImageRef, OnFailure, ProfileRef};
 use super::shapes::{Addresses, Pairs, Plain, Table};
@@ -65,13 +65,36 @@ pub(super) struct RawIdle {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawLimits {
     pub(super) memory: Option<AtLeast<4_194_304>>,
+    pub(super) memory_high: Option<AtLeast<4_194_304>>,
+    pub(super) oom_group: Option<bool>,
     pub(super) swap: Option<AtLeast<0>>,
     pub(super) tasks: Option<Whole<2, 4_194_304>>,
     pub(super) cpu: Option<Cores>,
     pub(super) cpu_weight: Option<Whole<1, 10_000>>,
     pub(super) io_weight: Option<Whole<1, 10_000>>,
-    pub(super) open_files: Option<Whole<16, 1_073_741_816>>,
+    pub(super) io_max: Vec<Table<RawIoMax>>,
     pub(super) tmp: Option<AtLeast<65_536>>,
+    pub(super) run: Option<AtLeast<65_536>>,
+    pub(super) shm: Option<AtLeast<65_536>>,
+    pub(super) open_files: Option<Whole<16, 1_073_741_816>>,
+    pub(super) file_size: Option<AtLeast<65_536>>,
+    pub(super) cpu_time: Option<Seconds>,
+    pub(super) core: Option<AtLeast<0>>,
+    pub(super) memlock: Option<AtLeast<0>>,
+    pub(super) msgqueue: Option<AtLeast<0>>,
+    pub(super) sigpending: Option<Whole<1, 1_000_000>>,
+    pub(super) stack: Option<AtLeast<1_048_576>>,
+}
+
+/// `[[limits.io_max]]`. The kernel takes any number but 0.
+#[derive(Deserialize, Clone)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawIoMax {
+    pub(super) path: Spanned<AbsPath>,
+    pub(super) rbps: Option<AtLeast<4_096>>,
+    pub(super) wbps: Option<AtLeast<4_096>>,
+    pub(super) riops: Option<Whole<1, 4_294_967_295>>,
+    pub(super) wiops: Option<Whole<1, 4_294_967_295>>,
 }
 
 /// `[network] mode`

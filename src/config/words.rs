@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
-use super::amounts::{Idleness, Wait};
+use super::amounts::{Idleness, Seconds, Wait};
 use super::network::{Destination, Network, Outbound, Ports, Service};
 use super::pool::{Access, Engine, ImageRef, OnFailure, ProfileRef};
 use super::raw::NetworkMode;
@@ -149,5 +149,6 @@ from_string! {
     Listen: "an address or a list of addresses";
     Mode: "octal digits in quotes, such as \"0660\"";
     Wait: "a time span, such as \"30s\"";
+    Seconds: "a time span, such as \"30s\"";
     Idleness: "a time span, such as \"30s\", or \"never\"";
 }

@@ -2,6 +2,7 @@
 //! of its last line.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, fchown};
@@ -13,12 +14,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
+use super::limits::{Counters, Reason};
 use super::outbound::{self, OutboundError};
 use super::prepare::Prepared;
 use super::quiesce::{Activity, Freezer};
 use crate::config::pool::{Network, Pool};
 use crate::fpm::log::{Line, Lines, classify, reason};
-use crate::sandbox::cgroup::{Base, CgroupError};
+use crate::sandbox::cgroup::{Base, Cgroup, CgroupError};
 use crate::sandbox::step::{Step, StepError};
 use crate::sandbox::uplink::{Net, Uplink};
 use crate::sandbox::{self, Launched, Plan, SpareNetwork};
@@ -84,6 +86,10 @@ pub struct Generation {
     pub phases: Phases,
     /// Whether its start was good.
     pub serves: bool,
+    /// Its cgroup's files that tell that a limit was hit.
+    pub limit_files: Vec<File>,
+    /// What the cgroup had counted at the last look.
+    pub counters: Counters,
     /// What it has said while it started; told when it is known how the start went.
     pub held: Vec<Line>,
     log: OwnedFd,
@@ -136,6 +142,8 @@ impl Generation {
             began,
             phases,
             serves: false,
+            limit_files: Vec::new(),
+            counters: Counters::default(),
             held: Vec::new(),
             log,
             lines: Lines::default(),
@@ -159,6 +167,7 @@ impl Generation {
             Some(log) => log,
             None => status.try_clone()?,
         };
+        let counters = freezer.cgroup().map(count).unwrap_or_default();
         Ok(Self {
             number,
             process: Launched { pid, pidfd, status, gate: None },
@@ -168,6 +177,8 @@ impl Generation {
             began: Instant::now(),
             phases: Phases::default(),
             serves: true,
+            limit_files: Vec::new(),
+            counters,
             held: Vec::new(),
             log,
             lines: Lines::default(),
@@ -198,6 +209,20 @@ impl Generation {
             text.iter().for_each(|line| self.keep(line, &mut each));
         }
         true
+    }
+
+    /// Counts anew: what limits have done since the last time.
+    pub fn count_limits(&mut self) -> Vec<Reason> {
+        let Some(cgroup) = self.freezer.cgroup() else { return Vec::new() };
+        let now = count(cgroup);
+        let before = std::mem::replace(&mut self.counters, now);
+        if now == before {
+            return Vec::new();
+        }
+        // Read from the kernel: the pool's file may have changed since, and an adopted generation is of an older one.
+        let limits = ["memory.max", "memory.high", "pids.max", "cpu.max"];
+        let limits = limits.map(|key| (key.to_owned(), cgroup.text(key).trim().to_owned()));
+        now.since(&before, &limits.into_iter().filter(|(_, value)| !value.is_empty()).collect())
     }
 
     fn keep(&mut self, line: &str, each: &mut impl FnMut(Line)) {
@@ -233,6 +258,10 @@ impl Generation {
     }
 }
 
+fn count(cgroup: &Cgroup) -> Counters {
+    Counters::parse(&cgroup.text("memory.events"), &cgroup.text("pids.events"), &cgroup.text("cpu.stat"))
+}
+
 /// The reading end of the pipe that is descriptor 2 of `pid`, opened anew (fifo(7), proc_pid_fd(5)).
 fn open_log(pid: Pid) -> Option<OwnedFd> {
     let path = format!("/proc/{pid}/fd/2");
@@ -240,7 +269,7 @@ fn open_log(pid: Pid) -> Option<OwnedFd> {
     if !std::fs::metadata(&path).ok()?.file_type().is_fifo() {
         return None;
     }
-    let log = std::fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path).ok()?;
+    let log = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path).ok()?;
     log.metadata().ok()?.file_type().is_fifo().then(|| log.into())
 }
 
@@ -294,13 +323,8 @@ fn make_freezer(
             false => Err(LaunchError::NoCgroup { keys: demanded.join(" ") }),
         };
     };
-    let limits = prepared
-        .spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.resources().as_ref())
-        .and_then(|r| r.unified().as_ref());
-    let limits = limits.into_iter().flatten().map(|(key, value)| (key.as_str(), value.as_str()));
+    let limits = spec::limits_of(&prepared.spec);
+    let limits = limits.iter().map(|(key, value)| (key.as_str(), value.as_str()));
     let name = format!("{}.{number}", pool.name);
     Ok(Freezer::Cgroup(base.create(&name, limits, |key| demanded.contains(&key))?))
 }
@@ -321,7 +345,7 @@ fn launch(
     nix::fcntl::fcntl(log.as_raw_fd(), nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(refuse)?;
     // php-fpm opens it anew by /proc/self/fd/2 for its access and slow logs, as the pool's user.
     fchown(&writer, Some(pool.user.uid), Some(pool.user.gid)).map_err(from_io)?;
-    let null = std::fs::File::open("/dev/null").map_err(from_io)?;
+    let null = File::open("/dev/null").map_err(from_io)?;
     let mut descriptors = vec![null.into(), writer.try_clone().map_err(from_io)?, writer];
     for listener in listeners {
         descriptors.push(listener.try_clone_to_owned().map_err(from_io)?);

@@ -3,7 +3,9 @@
 pub mod activation;
 pub mod admission;
 pub mod adoption;
+pub mod events;
 pub mod generation;
+pub mod limits;
 pub mod machine;
 pub mod outbound;
 pub mod prepare;

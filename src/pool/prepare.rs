@@ -28,6 +28,7 @@ use crate::fpm::conf::{self, ConfError};
 use crate::fpm::probe::{self, Info, ProbeError};
 use crate::fpm::tenant::{TenantError, read_tenant_file};
 use crate::image::{Image, ImageError, Layout, Owner, write_etc};
+use crate::sandbox::block::{self, BlockError};
 use crate::sandbox::landlock::{self, LandlockError};
 use crate::sandbox::seccomp::{self, SeccompError};
 use crate::sandbox::step::{Step, StepError};
@@ -102,6 +103,9 @@ pub enum PrepareError {
     /// A value that an OCI spec does not allow.
     #[error("OCI spec: {0}")]
     Spec(#[from] OciSpecError),
+    /// `[[limits.io_max]]`.
+    #[error(transparent)]
+    Block(#[from] BlockError),
     /// A step of the sandbox.
     #[error(transparent)]
     Step(#[from] StepError),
@@ -265,7 +269,7 @@ impl Workshop {
         if let Some((_, filter)) = self.filters.iter().find(|(known, _)| Rc::ptr_eq(known, profile)) {
             return Ok(Rc::clone(filter));
         }
-        let filter: Rc<[BpfProgram]> = match &profile.seccomp {
+        let filter: Rc<[BpfProgram]> = match &profile.filter() {
             Some(seccomp) => seccomp::compile(seccomp)?.into(),
             None => Rc::new([]),
         };
@@ -315,6 +319,11 @@ impl Workshop {
         let keys: Vec<_> = conf.keys.iter().cloned().zip(FIRST_LISTENER..).collect();
         let scan_dir = chosen.as_ref().map(|_| Path::new(SCAN_DIR));
         let environment = conf::environment(&keys, scan_dir);
+        let asked = pool.limits.clone().over(&profile.limits).io_max;
+        let io_max: Vec<String> = asked
+            .iter()
+            .map(|one| Ok(format!("{} {}", block::device_of(one.path.as_path())?, one.words())))
+            .collect::<Result<_, BlockError>>()?;
         let spec = spec::build(&spec::Input {
             pool,
             profile: &profile,
@@ -323,6 +332,7 @@ impl Workshop {
             rootfs,
             state: &state,
             services: &services,
+            io_max: &io_max,
             args: conf::command(&image.binary, Path::new(CONF)),
             env: environment.into_iter().map(|(key, value)| format!("{key}={value}")).collect(),
         })?;
@@ -569,6 +579,7 @@ fn ask_php(
         rootfs: &rootfs,
         state: &[],
         services: &[],
+        io_max: &[],
         args: vec![image.binary.display().to_string(), "-i".to_owned()],
         env: vec!["PATH=/usr/sbin:/usr/bin".to_owned()],
     })?;

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::limits::Hit;
+
 /// `serve.json`: who serves what.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Roll {
@@ -77,6 +79,9 @@ pub struct Record {
     /// The ABI of Landlock that is in force; 0: the profile switched it off; `None` before the first start.
     #[serde(default)]
     pub landlock_abi: Option<u32>,
+    /// Limits that ended, refused or held something.
+    #[serde(default)]
+    pub limits_hit: Vec<Hit>,
     /// Limits that are not in force because their controller is missing.
     pub limits_not_in_force: Vec<String>,
 }

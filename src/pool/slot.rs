@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::activation::{ActivationError, Listener};
 use super::generation::{Generation, LaunchError};
+use super::limits::{Bucket, Tally};
 use super::machine::{Machine, Timing};
 use super::prepare::{Places, PrepareError, Prepared, Workshop};
 use super::quiesce::{self, Activity, Door};
@@ -38,8 +39,38 @@ pub struct Slot {
     pub watched: bool,
     /// Whether its own sockets let nobody new in any more.
     pub shut: bool,
+    /// What limits do to it, and what is still to be told of that.
+    pub vigil: Vigil,
     prepared: Option<Box<Prepared>>,
     doors: Vec<Door>,
+}
+
+/// What limits do to one pool, and what is still to be told of that.
+#[derive(Debug, Default)]
+pub struct Vigil {
+    /// When to speak of which limit.
+    pub tally: Tally,
+    /// How many more events the pool may cause now.
+    pub bucket: Option<Bucket>,
+    /// When its cgroup's files are to be watched again.
+    pub rearm: Option<Instant>,
+    /// When workers that died by SIGSYS are told of although no audit record says by which call.
+    pub unexplained: Option<Instant>,
+    /// How many they are.
+    pub unexplained_count: u64,
+    /// Audit records of such deaths whose line in the log is still to come.
+    pub explained: u64,
+    /// The tmpfs that were full at the last look.
+    pub full: Vec<&'static str>,
+    /// The moment that the supervisor's clock of limits knows of.
+    pub clock: Option<Instant>,
+}
+
+impl Vigil {
+    /// When something of it is due.
+    pub fn next(&self) -> Option<Instant> {
+        [self.tally.next(), self.rearm, self.unexplained].into_iter().flatten().min()
+    }
 }
 
 /// Why a pool did not start.
@@ -100,6 +131,7 @@ impl Slot {
             clock: None,
             watched: false,
             shut: false,
+            vigil: Vigil::default(),
             prepared: None,
             doors: Vec::new(),
         }
@@ -144,7 +176,7 @@ impl Slot {
                 true => landlock::abi_in_force(),
                 false => 0,
             });
-            self.record.limits_not_in_force = limits_not_in_force(&self.pool, &prepared, base);
+            self.record.limits_not_in_force = limits_not_in_force(&prepared, base);
             notices.extend(prepared.notices.iter().cloned());
             self.prepared = Some(Box::new(prepared));
         }
@@ -212,15 +244,11 @@ pub fn fingerprint(pool: &Pool) -> u64 {
 }
 
 /// Limits of the profile that nothing enforces here; those the file asks for would have been an error.
-fn limits_not_in_force(pool: &Pool, prepared: &Prepared, base: Option<&Base>) -> Vec<String> {
-    let all = spec::unified(&pool.limits, &prepared.profile.limits);
-    let mut missing: Vec<String> = all
-        .into_keys()
-        .filter(|key| {
-            let controller = key.split('.').next().unwrap_or(key);
-            !base.is_some_and(|base| base.controllers().contains(controller))
-        })
-        .collect();
-    missing.sort();
-    missing
+fn limits_not_in_force(prepared: &Prepared, base: Option<&Base>) -> Vec<String> {
+    let all = spec::limits_of(&prepared.spec).into_keys();
+    all.filter(|key| {
+        let controller = key.split('.').next().unwrap_or(key);
+        !base.is_some_and(|base| base.controllers().contains(controller))
+    })
+    .collect()
 }

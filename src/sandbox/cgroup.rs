@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
@@ -163,7 +164,8 @@ impl Base {
         let controller = key.split('.').next().unwrap_or(key);
         if self.controllers.contains(controller) {
             let path = cgroup.directory.join(key);
-            return fs::write(&path, value).map_err(refused(&path));
+            // One write(2) for each line: io.max takes one device at a time.
+            return value.lines().try_for_each(|line| fs::write(&path, line)).map_err(refused(&path));
         }
         if demanded {
             return Err(CgroupError::NoController {
@@ -251,6 +253,21 @@ impl Cgroup {
         let _ = fs::write(self.directory.join("cgroup.kill"), "1");
     }
 
+    /// The text of one of its files; empty where there is none.
+    pub fn text(&self, file: &str) -> String {
+        fs::read_to_string(self.directory.join(file)).unwrap_or_default()
+    }
+
+    /// The files that tell by EPOLLPRI that a limit was hit; those of missing controllers are left out.
+    /// Each has been read once: a file that has not is always ready (kernfs(5)'s poll).
+    pub fn event_files(&self) -> Vec<File> {
+        let open = |name: &&str| {
+            let file = File::open(self.directory.join(name)).ok()?;
+            acknowledge(&file).ok().map(|()| file)
+        };
+        ["memory.events", "pids.events"].iter().filter_map(open).collect()
+    }
+
     /// Removes the empty cgroup.
     ///
     /// # Errors
@@ -258,6 +275,14 @@ impl Cgroup {
     pub fn remove(&self) -> io::Result<()> {
         fs::remove_dir(&self.directory)
     }
+}
+
+/// Reads one of [`Cgroup::event_files`] again, so that it is ready at the next change only.
+///
+/// # Errors
+/// That of reading; ENODEV when the cgroup is gone.
+pub fn acknowledge(file: &File) -> io::Result<()> {
+    file.read_at(&mut [0; 512], 0).map(drop)
 }
 
 impl AsFd for Cgroup {

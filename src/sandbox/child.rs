@@ -80,15 +80,15 @@ fn become_program(
     if made & libc::CLONE_NEWNET as u64 != 0 {
         sys::raise_loopback().at(Step::RaiseLoopback, "")?;
     }
-    // 9. Limits. They can only be lowered: in a user namespace nobody has a right over
-    //    howdah's own hard limits, and one above them ends the launch here.
-    for (typ, resource, soft, hard) in &bind.rlimits {
-        setrlimit(*resource, *soft, *hard).at(Step::SetLimit, format!("{typ} to {soft}"))?;
+    // 9. Limits. Here they can only be lowered: in a user namespace nobody has a right
+    //    over howdah's own hard limits. The parent raises those above them.
+    for limit in bind.rlimits.iter().filter(|limit| !limit.raises) {
+        setrlimit(limit.resource, limit.soft, limit.hard).at(Step::SetLimit, limit.words())?;
     }
-    // 10. The id map is the parent's to write. As late as this, for the parent
-    //     writes it while we work. No file may be made before it: the kernel
-    //     has no owner to give it (EOVERFLOW).
-    await_identity(&bind.identity, go)?;
+    // 10. The id map and the raised limits are the parent's to set. As late as
+    //     this, for the parent does it while we work. No file may be made before
+    //     it: the kernel has no owner to give it (EOVERFLOW).
+    await_parent(go)?;
     // 11. Groups, then gid, then uid: after the uid is gone the others cannot change.
     take_identity(&bind.identity)?;
     // 12. The bounding set before the others: dropping from it needs CAP_SETPCAP.
@@ -183,11 +183,8 @@ fn pivot_into(root: BorrowedFd<'_>) -> Result<(), StepError> {
     nix::unistd::chdir("/").at(Step::DetachOldRoot, "")
 }
 
-/// Waits until the parent has written the maps; it closes the pipe without a word if it could not.
-fn await_identity(identity: &Identity, go: &OwnedFd) -> Result<(), StepError> {
-    if identity.maps.is_none() {
-        return Ok(());
-    }
+/// Waits until the parent has done its part; it closes the pipe without a word if it could not.
+fn await_parent(go: &OwnedFd) -> Result<(), StepError> {
     let mut word = [0];
     match nix::unistd::read(go.as_raw_fd(), &mut word).at(Step::AwaitIdentity, "")? {
         1 => Ok(()),

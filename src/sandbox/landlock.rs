@@ -166,6 +166,9 @@ pub(super) fn apply(rules: &Rules, no_new_privs: bool) -> Result<(), StepError> 
     for port in rules.ports() {
         ruleset = ruleset.add_rule(port).map_err(|error| refuse(format!("to a TCP port: {error}")))?;
     }
+    // What it refuses goes to the kernel's audit, where that is on: by default it would
+    // be silent from execve(2) on (LANDLOCK_RESTRICT_SELF_LOG_NEW_EXEC_ON, Linux 6.15).
+    let ruleset = ruleset.log_new_exec(true).map_err(|error| refuse(error.to_string()))?;
     let status =
         ruleset.no_new_privs(no_new_privs).restrict_self().map_err(|error| refuse(error.to_string()))?;
     if status.ruleset == RulesetStatus::NotEnforced {

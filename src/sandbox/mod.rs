@@ -3,6 +3,8 @@
 //! [`Plan::new`] refuses what can be refused, [`launch`] clones, the child
 //! (`child.rs`) applies the plan and executes the program.
 
+pub mod audit;
+pub mod block;
 pub mod cgroup;
 mod child;
 pub mod landlock;
@@ -86,7 +88,7 @@ pub fn launch(
         sys::Cloned::Child => unreachable!("the child has gone its way"),
         sys::Cloned::Parent { pid, pidfd } => {
             drop((status_of_child, go_of_child));
-            let mapped = map_identity(plan, pid, &go);
+            let mapped = map_identity(plan, pid).and_then(|()| raise_limits(plan, pid, &go));
             let gate = plan.release.awaits_network.then_some(go);
             let launched = Launched { pid, pidfd, status, gate };
             if let Err(error) = mapped {
@@ -131,8 +133,8 @@ impl Launched {
     }
 }
 
-/// Writes the id maps and lets the child go on.
-fn map_identity(plan: &Plan, pid: Pid, go: &OwnedFd) -> Result<(), StepError> {
+/// Writes the id maps.
+fn map_identity(plan: &Plan, pid: Pid) -> Result<(), StepError> {
     let Some((uids, gids)) = &plan.bind.identity.maps else { return Ok(()) };
     for (file, text) in [("uid_map", uids), ("gid_map", gids)] {
         let path = format!("/proc/{pid}/{file}");
@@ -140,6 +142,15 @@ fn map_identity(plan: &Plan, pid: Pid, go: &OwnedFd) -> Result<(), StepError> {
             let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
             StepError::new(Step::MapIdentity, format!("({file}: {})", text.trim()), errno)
         })?;
+    }
+    Ok(())
+}
+
+/// Sets the limits that are above our own hard ones, which the child may not
+/// (setrlimit(2): CAP_SYS_RESOURCE in the first user namespace), and lets it go on.
+fn raise_limits(plan: &Plan, pid: Pid, go: &OwnedFd) -> Result<(), StepError> {
+    for limit in plan.bind.rlimits.iter().filter(|limit| limit.raises) {
+        sys::set_limit_of(pid, limit.resource, limit.soft, limit.hard).at(Step::RaiseLimit, limit.words())?;
     }
     nix::unistd::write(go, b"!").at(Step::MapIdentity, "").map(drop)
 }

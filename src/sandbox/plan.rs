@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use nix::errno::Errno;
-use nix::sys::resource::Resource;
+use nix::sys::resource::{Resource, getrlimit};
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, PosixRlimitType, Process, Spec};
 use seccompiler::BpfProgram;
 
@@ -22,7 +22,7 @@ use super::mounts::{self, Sources, Tree};
 use super::step::{At, Step, StepError};
 use super::sysctl::{self, Sysctls};
 use crate::spec::{
-    CLOSE_DESCRIPTORS, IMAGE, LANDLOCK, LANDLOCK_ABI, LANDLOCK_EXECUTE, LANDLOCK_TCP_BIND,
+    CLOSE_DESCRIPTORS, DEMANDED_RLIMITS, IMAGE, LANDLOCK, LANDLOCK_ABI, LANDLOCK_EXECUTE, LANDLOCK_TCP_BIND,
     LANDLOCK_TCP_CONNECT, LANDLOCK_WRITE, PREPARED_MOUNTS,
 };
 use crate::{paths, sys};
@@ -59,10 +59,32 @@ pub(super) struct Bind {
     pub(super) trees: Vec<Tree>,
     /// Its host name.
     pub(super) hostname: String,
-    /// Its limits: name, resource, soft, hard.
-    pub(super) rlimits: Vec<(PosixRlimitType, Resource, u64, u64)>,
+    /// Its limits.
+    pub(super) rlimits: Vec<Rlimit>,
     /// Who it is.
     pub(super) identity: Identity,
+}
+
+/// A limit of getrlimit(2).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rlimit {
+    /// Which, by OCI's name.
+    pub(super) name: PosixRlimitType,
+    /// Which, by the kernel's.
+    pub(super) resource: Resource,
+    /// How much.
+    pub(super) soft: u64,
+    /// How far a process may raise that.
+    pub(super) hard: u64,
+    /// Whether it is above howdah's own hard limit: then the parent sets it.
+    pub(super) raises: bool,
+}
+
+impl Rlimit {
+    /// "RLIMIT_NOFILE to 1024"
+    pub(super) fn words(&self) -> String {
+        format!("{} to {}", self.name, self.hard)
+    }
 }
 
 /// The one user and group of the sandbox.
@@ -139,7 +161,7 @@ impl Plan {
         let bind = Bind {
             trees: own.iter().map(|mount| mounts::prepare(mount, Sources::Host)).collect::<Result<_, _>>()?,
             hostname: spec.hostname().clone().unwrap_or_default(),
-            rlimits: rlimits(process)?,
+            rlimits: rlimits(spec, process)?,
             identity: identity(process, linux, namespaces),
         };
         Ok(Self { prepare, bind, release: release(spec, process, descriptors)? })
@@ -256,24 +278,37 @@ fn identity(process: &Process, linux: &Linux, namespaces: u64) -> Identity {
     }
 }
 
-fn rlimits(process: &Process) -> Result<Vec<(PosixRlimitType, Resource, u64, u64)>, StepError> {
-    let resource = |typ| match typ {
+/// The limits. One that nobody has asked for is lowered to howdah's own hard
+/// limit: a tighter default is no reason not to start.
+fn rlimits(spec: &Spec, process: &Process) -> Result<Vec<Rlimit>, StepError> {
+    let demanded = annotation(spec, DEMANDED_RLIMITS).unwrap_or_default();
+    let one = |limit: &oci_spec::runtime::PosixRlimit| {
+        let name = limit.typ();
+        let refuse = |errno| StepError::new(Step::SetLimit, name.to_string(), errno);
+        let resource = resource(name).ok_or_else(|| refuse(Errno::EINVAL))?;
+        let (_, most) = getrlimit(resource).map_err(refuse)?;
+        let raises = limit.hard() > most && demanded.split(' ').any(|word| word == name.to_string());
+        let hard = if raises { limit.hard() } else { limit.hard().min(most) };
+        Ok(Rlimit { name, resource, soft: limit.soft().min(hard), hard, raises })
+    };
+    process.rlimits().iter().flatten().map(one).collect()
+}
+
+fn resource(name: PosixRlimitType) -> Option<Resource> {
+    match name {
         PosixRlimitType::RlimitCpu => Some(Resource::RLIMIT_CPU),
         PosixRlimitType::RlimitFsize => Some(Resource::RLIMIT_FSIZE),
+        PosixRlimitType::RlimitStack => Some(Resource::RLIMIT_STACK),
         PosixRlimitType::RlimitCore => Some(Resource::RLIMIT_CORE),
         PosixRlimitType::RlimitNproc => Some(Resource::RLIMIT_NPROC),
         PosixRlimitType::RlimitNofile => Some(Resource::RLIMIT_NOFILE),
         PosixRlimitType::RlimitMemlock => Some(Resource::RLIMIT_MEMLOCK),
         PosixRlimitType::RlimitMsgqueue => Some(Resource::RLIMIT_MSGQUEUE),
+        PosixRlimitType::RlimitSigpending => Some(Resource::RLIMIT_SIGPENDING),
+        PosixRlimitType::RlimitNice => Some(Resource::RLIMIT_NICE),
+        PosixRlimitType::RlimitRtprio => Some(Resource::RLIMIT_RTPRIO),
         _ => None,
-    };
-    let one = |limit: &oci_spec::runtime::PosixRlimit| {
-        let typ = limit.typ();
-        let known =
-            resource(typ).ok_or_else(|| StepError::new(Step::SetLimit, format!("{typ:?}"), Errno::EINVAL))?;
-        Ok((typ, known, limit.soft(), limit.hard()))
-    };
-    process.rlimits().iter().flatten().map(one).collect()
+    }
 }
 
 fn release(spec: &Spec, process: &Process, descriptors: Vec<OwnedFd>) -> Result<Release, StepError> {

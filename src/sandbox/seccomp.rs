@@ -1,12 +1,10 @@
 //! A seccomp filter in OCI's words, made a BPF program.
 //!
-//! `seccompiler` compiles the conditions of a group, checks the architecture and
-//! installs. The way from a call's number to its groups is made here, for two
-//! reasons. A filter of `seccompiler` knows two actions, an OCI filter any number,
-//! which would be a stack of filters. And its filters compare number after number;
-//! the kernel translates every instruction at installation and tries every number,
-//! in the time of a cold start: a stack of three for `hosting` took 1.1 ms to
-//! install where this one program takes 0.2.
+//! The program is made here and not by `seccompiler`, whose types it has and which
+//! installs it, for two reasons. A filter of `seccompiler` knows two actions, an
+//! OCI filter any number, which would be a stack of filters. And it compares number
+//! after number and argument after argument anew; the kernel translates every
+//! instruction at installation and tries every number, in the time of a cold start.
 //!
 //! **Which group answers** when several match: the most restrictive action, as the
 //! kernel has it among stacked filters (seccomp(2)); of several ERRNO, the later
@@ -22,18 +20,27 @@
 //! number: no list can name them, so they get the default action, or ENOSYS where
 //! that would let them through.
 //!
+//! **What is logged.** Nothing but kills, which the kernel always logs, with the
+//! call's number. SECCOMP_FILTER_FLAG_LOG would log every refusal, and a tenant
+//! makes as many of those as he likes: glibc alone one with each proc_open(),
+//! whose clone3 is ENOSYS.
+//!
 //! This room knows no profile and no php-fpm.
+
+mod diagram;
+mod facts;
+mod names;
 
 use std::collections::BTreeMap;
 
 use oci_spec::runtime::{
     Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompOperator, LinuxSyscall,
 };
-use seccompiler::{
-    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch, sock_filter,
-};
-use syscalls::Sysno;
+use seccompiler::{BackendError, BpfProgram};
+
+use diagram::{Diagram, Id, Look, Test};
+pub use names::name;
+use names::number;
 
 /// Why a filter cannot be had exactly as it is written.
 #[derive(Debug, thiserror::Error)]
@@ -72,15 +79,19 @@ pub enum SeccompError {
         /// The argument.
         index: usize,
     },
-    /// What seccompiler says.
+    /// More than the kernel's BPF_MAXINSNS.
     #[error(transparent)]
-    Backend(#[from] BackendError),
+    Length(#[from] BackendError),
+    /// A processor for which this room has no number.
+    #[error("howdah has no seccomp filters for {}", std::env::consts::ARCH)]
+    Machine,
 }
 
-/// What a group says about each call that it names; no rule: whatever the arguments.
+/// What a group says about each call that it names: all the conditions, and the action.
+#[derive(Clone)]
 struct Entry {
-    rule: Option<SeccompRule>,
-    action: SeccompAction,
+    conditions: Vec<LinuxSeccompArg>,
+    action: u32,
 }
 
 /// The entries of each call, in the order of the file.
@@ -90,13 +101,13 @@ type Entries = BTreeMap<u32, Vec<Entry>>;
 pub fn compile(seccomp: &LinuxSeccomp) -> Result<Vec<BpfProgram>, SeccompError> {
     refuse_unsupported(seccomp)?;
     let default = action(seccomp.default_action(), seccomp.default_errno_ret())?;
-    let mut program = check_architecture()?;
-    program.push(statement(LOAD, 0)); // seccomp_data.nr
-    let answers = entries(seccomp.syscalls().as_deref().unwrap_or_default())?
-        .into_iter()
-        .map(|(number, entries)| (number, answer(entries, &default)))
-        .collect();
-    program.extend(choose(&segments(answers, &default)));
+    let entries = entries(seccomp.syscalls().as_deref().unwrap_or_default())?;
+    let mut diagram = Diagram::default();
+    let number = choose(&mut diagram, &segments(&entries, default), &entries, default);
+    let kill = diagram.give(libc::SECCOMP_RET_KILL_PROCESS);
+    let architecture = Test::Equal(whole(ARCHITECTURE), audit_architecture()?);
+    let root = diagram.branch(architecture, number, kill);
+    let program = diagram.program(root);
     match program.len() {
         0..=4096 => Ok(vec![program]), // BPF_MAXINSNS
         length => Err(BackendError::FilterTooLarge(length).into()),
@@ -136,69 +147,37 @@ fn entries(groups: &[LinuxSyscall]) -> Result<Entries, SeccompError> {
     let mut entries = Entries::new();
     for group in groups {
         let action = action(group.action(), group.errno_ret())?;
-        let rule = rule(group)?;
+        let entry = Entry { conditions: conditions(group)?, action };
         for name in group.names() {
             if let Some(number) = number(name)? {
-                let entry = Entry { rule: rule.clone(), action: action.clone() };
-                entries.entry(number).or_default().push(entry);
+                entries.entry(number).or_default().push(entry.clone());
             }
         }
     }
     Ok(entries)
 }
 
-/// Calls that came after the tables of syscalls 0.6 (its later versions need a
-/// newer Rust than howdah does). Every architecture of those tables has the same
-/// numbers for them.
-const NEWER: &[(&str, u32)] = &[
-    ("mseal", 462),
-    ("setxattrat", 463),
-    ("getxattrat", 464),
-    ("listxattrat", 465),
-    ("removexattrat", 466),
-    ("open_tree_attr", 467),
-    ("file_getattr", 468),
-    ("file_setattr", 469),
-];
-
-/// The number of `name` here; `None` where only other architectures have it
-/// (an allow-list of several machines names them all).
-fn number(name: &str) -> Result<Option<u32>, SeccompError> {
-    if let Ok(call) = name.parse::<Sysno>() {
-        return Ok(Some(call.id() as u32));
-    }
-    if let Some((_, number)) = NEWER.iter().find(|(newer, _)| *newer == name) {
-        return Ok(Some(*number));
-    }
-    let elsewhere = name.parse::<syscalls::x86_64::Sysno>().is_ok()
-        || name.parse::<syscalls::aarch64::Sysno>().is_ok()
-        || name.parse::<syscalls::riscv64::Sysno>().is_ok()
-        || name.parse::<syscalls::x86::Sysno>().is_ok()
-        || name.parse::<syscalls::arm::Sysno>().is_ok()
-        || name.parse::<syscalls::powerpc64::Sysno>().is_ok()
-        || name.parse::<syscalls::s390x::Sysno>().is_ok();
-    if elsewhere { Ok(None) } else { Err(SeccompError::UnknownSyscall(name.into())) }
-}
-
-fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<SeccompAction, SeccompError> {
+/// The value that seccomp(2) knows the action by.
+fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<u32, SeccompError> {
     use LinuxSeccompAction as Oci;
+    let data = errno.unwrap_or(libc::EPERM as u32);
+    if data > 4095 && matches!(action, Oci::ScmpActErrno) {
+        return Err(SeccompError::Errno(data));
+    }
     Ok(match action {
-        Oci::ScmpActKill | Oci::ScmpActKillThread => SeccompAction::KillThread,
-        Oci::ScmpActKillProcess => SeccompAction::KillProcess,
-        Oci::ScmpActTrap => SeccompAction::Trap,
-        Oci::ScmpActErrno => match errno.unwrap_or(libc::EPERM as u32) {
-            errno @ 0..=4095 => SeccompAction::Errno(errno),
-            errno => return Err(SeccompError::Errno(errno)),
-        },
-        Oci::ScmpActTrace => SeccompAction::Trace(errno.unwrap_or(libc::EPERM as u32)),
-        Oci::ScmpActLog => SeccompAction::Log,
-        Oci::ScmpActAllow => SeccompAction::Allow,
+        Oci::ScmpActKill | Oci::ScmpActKillThread => libc::SECCOMP_RET_KILL_THREAD,
+        Oci::ScmpActKillProcess => libc::SECCOMP_RET_KILL_PROCESS,
+        Oci::ScmpActTrap => libc::SECCOMP_RET_TRAP,
+        Oci::ScmpActErrno => libc::SECCOMP_RET_ERRNO | data,
+        Oci::ScmpActTrace => libc::SECCOMP_RET_TRACE | data & libc::SECCOMP_RET_DATA,
+        Oci::ScmpActLog => libc::SECCOMP_RET_LOG,
+        Oci::ScmpActAllow => libc::SECCOMP_RET_ALLOW,
         Oci::ScmpActNotify => return Err(SeccompError::Action(action)),
     })
 }
 
-/// The conditions of `group`, all of which must hold; `None`: any arguments.
-fn rule(group: &LinuxSyscall) -> Result<Option<SeccompRule>, SeccompError> {
+/// The conditions of `group`, all of which must hold; none: any arguments.
+fn conditions(group: &LinuxSyscall) -> Result<Vec<LinuxSeccompArg>, SeccompError> {
     let args = group.args().as_deref().unwrap_or_default();
     let syscall = || group.names().first().cloned().unwrap_or_default();
     for (position, arg) in args.iter().enumerate() {
@@ -210,126 +189,150 @@ fn rule(group: &LinuxSyscall) -> Result<Option<SeccompRule>, SeccompError> {
             return Err(SeccompError::ArgumentTwice { syscall: syscall(), index });
         }
     }
-    if args.is_empty() {
-        return Ok(None);
-    }
-    let conditions = args.iter().map(condition).collect::<Result<_, _>>()?;
-    Ok(Some(SeccompRule::new(conditions)?))
-}
-
-/// All 64 bits are compared, as libseccomp does it; a kernel that reads an int
-/// ignores the upper half, so a group that *refuses* a value must mask it off.
-fn condition(arg: &LinuxSeccompArg) -> Result<SeccompCondition, BackendError> {
-    use LinuxSeccompOperator as Oci;
-    let (op, value) = match arg.op() {
-        Oci::ScmpCmpNe => (SeccompCmpOp::Ne, arg.value()),
-        Oci::ScmpCmpLt => (SeccompCmpOp::Lt, arg.value()),
-        Oci::ScmpCmpLe => (SeccompCmpOp::Le, arg.value()),
-        Oci::ScmpCmpEq => (SeccompCmpOp::Eq, arg.value()),
-        Oci::ScmpCmpGe => (SeccompCmpOp::Ge, arg.value()),
-        Oci::ScmpCmpGt => (SeccompCmpOp::Gt, arg.value()),
-        // OCI: `value` is the mask, `valueTwo` what remains.
-        Oci::ScmpCmpMaskedEq => (SeccompCmpOp::MaskedEq(arg.value()), arg.value_two().unwrap_or(0)),
-    };
-    SeccompCondition::new(arg.index() as u8, SeccompCmpArgLen::Qword, op, value)
-}
-
-/// What to do with one call, once its number is known.
-fn answer(mut entries: Vec<Entry>, default: &SeccompAction) -> BpfProgram {
-    // A stable sort of the reversed list: of equals, the later comes first.
-    entries.reverse();
-    entries.sort_by_key(|entry| restriction(&entry.action));
-    let mut program = BpfProgram::new();
-    for Entry { rule, action } in entries {
-        let give = statement(RETURN, u32::from(action));
-        match rule {
-            Some(rule) => {
-                program.extend(without_leading_jumps(rule.into()));
-                program.push(give); // where the rule's last condition falls through; it jumps past it
-            }
-            None => {
-                program.push(give);
-                return program;
-            }
-        }
-    }
-    program.push(statement(RETURN, u32::from(default.clone())));
-    program
+    Ok(args.to_vec())
 }
 
 /// The kernel's order of precedence: it compares the actions as signed numbers,
 /// so that SECCOMP_RET_KILL_PROCESS (0x8000_0000) comes first.
-fn restriction(action: &SeccompAction) -> i32 {
-    (u32::from(action.clone()) & libc::SECCOMP_RET_ACTION_FULL) as i32
+fn restriction(action: u32) -> i32 {
+    (action & libc::SECCOMP_RET_ACTION_FULL) as i32
 }
 
-/// `seccompiler`'s rules begin with jumps for its own way of finding the number.
-/// BPF only jumps forward, so nothing can come back to what an unconditional jump
-/// at the start leaves out.
-fn without_leading_jumps(mut rule: BpfProgram) -> BpfProgram {
-    while let Some(sock_filter { code: JUMP, k, .. }) = rule.first() {
-        rule.drain(..=*k as usize);
+/// What to do with one call, once its number is known.
+fn answer(diagram: &mut Diagram, entries: &[Entry], default: u32) -> Id {
+    // A stable sort of the reversed list: of equals, the later comes first.
+    let mut entries: Vec<&Entry> = entries.iter().rev().collect();
+    entries.sort_by_key(|entry| restriction(entry.action));
+    let otherwise = diagram.give(default);
+    let first = entries.into_iter().rev().fold(otherwise, |rest, entry| {
+        let holds = diagram.give(entry.action);
+        entry.conditions.iter().rev().fold(holds, |yes, arg| condition(diagram, arg, yes, rest))
+    });
+    diagram.simplify(first)
+}
+
+/// `yes` where the condition holds, else `no`.
+///
+/// All 64 bits are compared, as libseccomp does it; a kernel that reads an int
+/// ignores the upper half, so a group that *refuses* a value must mask it off.
+fn condition(diagram: &mut Diagram, arg: &LinuxSeccompArg, yes: Id, no: Id) -> Id {
+    use LinuxSeccompOperator as Oci;
+    let (high, low) = words_of(arg.index());
+    let value = arg.value();
+    match arg.op() {
+        Oci::ScmpCmpEq => equal(diagram, (high, low), u64::MAX, value, [yes, no]),
+        Oci::ScmpCmpNe => equal(diagram, (high, low), u64::MAX, value, [no, yes]),
+        // OCI: `value` is the mask, `valueTwo` what remains.
+        Oci::ScmpCmpMaskedEq => equal(diagram, (high, low), value, arg.value_two().unwrap_or(0), [yes, no]),
+        Oci::ScmpCmpGe => at_least(diagram, (high, low), value, [yes, no]),
+        Oci::ScmpCmpLt => at_least(diagram, (high, low), value, [no, yes]),
+        Oci::ScmpCmpGt => {
+            value.checked_add(1).map_or(no, |next| at_least(diagram, (high, low), next, [yes, no]))
+        }
+        Oci::ScmpCmpLe => {
+            value.checked_add(1).map_or(yes, |next| at_least(diagram, (high, low), next, [no, yes]))
+        }
     }
-    rule
 }
 
-/// The answers as ranges of numbers, each from its number to the next one's,
-/// the first from 0; neighbours with one answer are one range.
-fn segments(answers: BTreeMap<u32, BpfProgram>, default: &SeccompAction) -> Vec<(u32, BpfProgram)> {
+fn equal(diagram: &mut Diagram, words: (u32, u32), mask: u64, value: u64, [yes, no]: [Id; 2]) -> Id {
+    if value & !mask != 0 {
+        return no;
+    }
+    let mut word = |offset, mask: u32, value: u32, yes| match mask {
+        0 => yes,
+        mask => diagram.branch(Test::Equal(Look { offset, mask }, value), yes, no),
+    };
+    let low = word(words.1, mask as u32, value as u32, yes);
+    word(words.0, (mask >> 32) as u32, (value >> 32) as u32, low)
+}
+
+fn at_least(diagram: &mut Diagram, (high, low): (u32, u32), bound: u64, [yes, no]: [Id; 2]) -> Id {
+    let (above, below) = ((bound >> 32) as u32, bound as u32);
+    let same = if below == 0 { yes } else { diagram.branch(Test::AtLeast(low, below), yes, no) };
+    let not_above = diagram.branch(Test::Equal(whole(high), above), same, no);
+    // Above 0xffff_ffff is nothing.
+    above.checked_add(1).map_or(not_above, |more| diagram.branch(Test::AtLeast(high, more), yes, not_above))
+}
+
+/// Where the halves of an argument are in `struct seccomp_data`: the upper and the lower.
+fn words_of(index: usize) -> (u32, u32) {
+    let at = 16 + 8 * index as u32;
+    if cfg!(target_endian = "big") { (at, at + 4) } else { (at + 4, at) }
+}
+
+fn whole(offset: u32) -> Look {
+    Look { offset, mask: u32::MAX }
+}
+
+/// `nr` and `arch` in `struct seccomp_data`.
+const NUMBER: u32 = 0;
+const ARCHITECTURE: u32 = 4;
+
+/// The machine in the words of linux/audit.h.
+fn audit_architecture() -> Result<u32, SeccompError> {
+    match std::env::consts::ARCH {
+        "x86_64" => Ok(0xc000_003e),
+        "aarch64" => Ok(0xc000_00b7),
+        "riscv64" => Ok(0xc000_00f3),
+        _ => Err(SeccompError::Machine),
+    }
+}
+
+/// What holds from a number on, up to the next segment's.
+#[derive(Clone, Copy, PartialEq)]
+enum Meaning {
+    /// The entries of this call.
+    Call(u32),
+    /// The same for all, whatever their arguments.
+    Always(u32),
+}
+
+/// All numbers as ranges, the first from 0; neighbours with one meaning are one range.
+fn segments(entries: &Entries, default: u32) -> Vec<(u32, Meaning)> {
     const X32_BIT: u32 = 0x4000_0000;
-    let otherwise = vec![statement(RETURN, u32::from(default.clone()))];
-    let mut segments = vec![(0, otherwise.clone())];
-    for (number, program) in answers {
-        segments.push((number, program));
-        segments.push((number + 1, otherwise.clone()));
+    let mut segments = vec![(0, Meaning::Always(default))];
+    for (number, entries) in entries {
+        let meaning = match entries.as_slice() {
+            [Entry { conditions, action }] if conditions.is_empty() => Meaning::Always(*action),
+            _ => Meaning::Call(*number),
+        };
+        segments.push((*number, meaning));
+        segments.push((number + 1, Meaning::Always(default)));
     }
-    if cfg!(target_arch = "x86_64") && matches!(default, SeccompAction::Allow | SeccompAction::Log) {
-        let refusal = SeccompAction::Errno(libc::ENOSYS as u32);
-        segments.push((X32_BIT, vec![statement(RETURN, u32::from(refusal))]));
+    if cfg!(target_arch = "x86_64") && matches!(default, libc::SECCOMP_RET_ALLOW | libc::SECCOMP_RET_LOG) {
+        segments.push((X32_BIT, Meaning::Always(libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32)));
     }
     // Of two that start at one number, the former is empty.
     segments.reverse();
     segments.dedup_by_key(|(start, _)| *start);
     segments.reverse();
-    segments.dedup_by(|next, before| next.1 == before.1);
+    segments.dedup_by_key(|(_, meaning)| *meaning);
     segments
 }
 
-/// A binary search for the segment in which the loaded number lies.
-fn choose(segments: &[(u32, BpfProgram)]) -> BpfProgram {
-    if let [(_, program)] = segments {
-        return program.clone();
-    }
-    let (below, above) = segments.split_at(segments.len() / 2);
-    let (start, below, above) = (above[0].0, choose(below), choose(above));
-    // A conditional jump reaches 255 instructions, JUMP any number.
-    let mut program = match u8::try_from(below.len()) {
-        Ok(length) => vec![sock_filter { code: JUMP_GE, jt: length, jf: 0, k: start }],
-        Err(_) => {
-            vec![sock_filter { code: JUMP_GE, jt: 0, jf: 1, k: start }, statement(JUMP, below.len() as u32)]
-        }
+/// A binary search for the segment in which the number lies.
+fn choose(diagram: &mut Diagram, segments: &[(u32, Meaning)], entries: &Entries, default: u32) -> Id {
+    let give = |diagram: &mut Diagram, meaning| match meaning {
+        Meaning::Always(action) => diagram.give(action),
+        Meaning::Call(number) => answer(diagram, &entries[&number], default),
     };
-    program.extend(below);
-    program.extend(above);
-    program
-}
-
-/// The instructions that kill on a foreign architecture and else go on.
-fn check_architecture() -> Result<BpfProgram, BackendError> {
-    let arch = TargetArch::try_from(std::env::consts::ARCH)?;
-    let nothing = SeccompFilter::new(BTreeMap::new(), SeccompAction::Allow, SeccompAction::Trap, arch)?;
-    let mut program = BpfProgram::try_from(nothing)?;
-    program.pop(); // RET ALLOW
-    Ok(program)
-}
-
-const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-const JUMP: u16 = (libc::BPF_JMP | libc::BPF_JA) as u16;
-const JUMP_GE: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
-const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-
-fn statement(code: u16, k: u32) -> sock_filter {
-    sock_filter { code, jt: 0, jf: 0, k }
+    match segments {
+        [(_, meaning)] => give(diagram, *meaning),
+        // One number that means something else than those on both sides.
+        [(_, around), (number, meaning), (next, after)] if around == after && *next == number + 1 => {
+            let around = give(diagram, *around);
+            let meaning = give(diagram, *meaning);
+            diagram.branch(Test::Equal(whole(NUMBER), *number), meaning, around)
+        }
+        _ => {
+            let (below, above) = segments.split_at(segments.len() / 2);
+            let start = above[0].0;
+            let above = choose(diagram, above, entries, default);
+            let below = choose(diagram, below, entries, default);
+            diagram.branch(Test::AtLeast(NUMBER, start), above, below)
+        }
+    }
 }
 
 #[cfg(test)]

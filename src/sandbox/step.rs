@@ -63,6 +63,8 @@ steps! {
     ArrangeDescriptors = "arrange descriptors",
     /// setrlimit(2).
     SetLimit = "set",
+    /// In the parent: prlimit(2).
+    RaiseLimit = "raise",
     /// The parent has written the id maps.
     AwaitIdentity = "wait for the id map",
     /// setgroups(2), setresgid(2), setresuid(2).
@@ -111,6 +113,10 @@ impl StepError {
             }
             (Step::OpenSource, Errno::ELOOP) => {
                 ": the source goes through a symlink that does not belong to root: name the real directory"
+            }
+            (Step::RaiseLimit, Errno::EPERM) => {
+                ": it is above howdah's own hard limit: lower it in [limits], raise howdah's \
+                 (LimitNOFILE= and its kin in its unit), or give howdah CAP_SYS_RESOURCE"
             }
             (Step::AttachMount | Step::OpenSource, Errno::ENOENT) => {
                 ": create it, or take the mount out of the pool file"

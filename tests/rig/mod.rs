@@ -2,7 +2,9 @@
 //! of it outlives the test, also when the test panics.
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::print_stderr)]
 
+pub mod browser;
 pub mod nginx;
+pub mod site;
 pub mod torture;
 pub mod world;
 

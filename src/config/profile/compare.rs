@@ -19,6 +19,12 @@ impl Profile {
             }
             Some(_) => {}
         }
+        if self.dangerous < hosting.dangerous {
+            found.push("dangerous system calls do not kill".to_owned());
+        }
+        if self.execve < hosting.execve {
+            found.push("programs may be executed".to_owned());
+        }
         let switches = [
             (self.landlock, "landlock is off"),
             (self.no_new_privs, "no_new_privs is off"),
@@ -50,6 +56,12 @@ impl Profile {
     pub fn stricter(&self) -> Vec<String> {
         let hosting = hosting();
         let mut found = Vec::new();
+        if self.dangerous > hosting.dangerous {
+            found.push("dangerous system calls kill".to_owned());
+        }
+        if self.execve > hosting.execve {
+            found.push("nothing is executed after php-fpm".to_owned());
+        }
         if self.landlock && self.landlock_abi > hosting.landlock_abi {
             found.push(format!("Landlock ABI {} is demanded", self.landlock_abi));
         }
@@ -115,8 +127,13 @@ fn larger(ours: &Limits, hosting: &Limits) -> Vec<String> {
         row("memory", &ours.memory, &hosting.memory),
         row("swap", &ours.swap, &hosting.swap),
         row("tasks", &ours.tasks, &hosting.tasks),
-        row("open_files", &ours.open_files, &hosting.open_files),
         row("tmp", &ours.tmp, &hosting.tmp),
+        row("open_files", &ours.open_files, &hosting.open_files),
+        row("core", &ours.core, &hosting.core),
+        row("memlock", &ours.memlock, &hosting.memlock),
+        row("msgqueue", &ours.msgqueue, &hosting.msgqueue),
+        row("sigpending", &ours.sigpending, &hosting.sigpending),
+        row("stack", &ours.stack, &hosting.stack),
     ]
     .into_iter()
     .flatten()
@@ -139,8 +156,13 @@ fn smaller(ours: &Limits, hosting: &Limits) -> Vec<String> {
         row("swap", &ours.swap, &hosting.swap),
         row("tasks", &ours.tasks, &hosting.tasks),
         row("cpu", &ours.cpu, &hosting.cpu),
-        row("open_files", &ours.open_files, &hosting.open_files),
         row("tmp", &ours.tmp, &hosting.tmp),
+        row("open_files", &ours.open_files, &hosting.open_files),
+        row("core", &ours.core, &hosting.core),
+        row("memlock", &ours.memlock, &hosting.memlock),
+        row("msgqueue", &ours.msgqueue, &hosting.msgqueue),
+        row("sigpending", &ours.sigpending, &hosting.sigpending),
+        row("stack", &ours.stack, &hosting.stack),
     ]
     .into_iter()
     .flatten()

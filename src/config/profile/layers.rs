@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::LinuxSeccomp;
 use toml::Spanned;
 
-use super::super::pool::{Limits, Network, ProfileRef};
+use super::super::pool::{IoMax, Limits, Network, ProfileRef};
 use super::super::types::AbsPath;
 use super::raw::{Layer, Raw, RawLimits, near};
-use super::{Namespace, Proc, Profile, ProfileError, seccomp_file, sysctl, uses};
+use super::{Dangerous, Execve, Namespace, Proc, Profile, ProfileError, seccomp_file, sysctl, uses};
 
 /// The profiles that are compiled in, and their files.
 const BUILT_IN: [(&str, &str); 4] = [
@@ -162,6 +162,8 @@ impl<'a> Layers<'a> {
             landlock_execute: uses::kinds(executor, executable)?,
             loopback_tcp: *self.first(|raw| raw.loopback_tcp.as_ref())?.1,
             no_new_privs: self.no_new_privs(seccomp.is_some())?,
+            dangerous: self.dangerous()?,
+            execve: self.execve(seccomp.is_some())?,
             seccomp,
             capabilities: keeper.capabilities(capabilities)?,
             close_descriptors: *self.first(|raw| raw.close_descriptors.as_ref())?.1,
@@ -183,14 +185,16 @@ impl<'a> Layers<'a> {
         let (layer, word) = self.first(|raw| raw.seccomp.as_ref())?;
         match word.get_ref().as_str() {
             "off" => Ok(None),
-            "hosting" => Ok(Some(seccomp_file::hosting())),
+            name if seccomp_file::built_in(name).is_some() => Ok(seccomp_file::built_in(name)),
             path if path.starts_with('/') => {
                 let path: AbsPath = layer.word(word)?;
                 seccomp_file::read(path.as_path()).map(Some)
             }
             other => {
-                let reason =
-                    format!("{other:?} is no filter: write \"hosting\", \"off\" or an absolute path");
+                let reason = format!(
+                    "{other:?} is no filter: write {}, \"off\" or an absolute path",
+                    seccomp_file::NAMES
+                );
                 Err(layer.error(word.span(), reason))
             }
         }
@@ -203,6 +207,29 @@ impl<'a> Layers<'a> {
                 format!("{} is no ABI of Landlock: write 1 or more (landlock = false is off)", abi.get_ref());
             layer.error(abi.span(), reason)
         })
+    }
+
+    fn dangerous(&self) -> Result<Dangerous, ProfileError> {
+        let (layer, word) = self.first(|raw| raw.dangerous.as_ref())?;
+        match word.get_ref().as_str() {
+            "errno" => Ok(Dangerous::Errno),
+            "kill" => Ok(Dangerous::Kill),
+            other => Err(layer.error(word.span(), format!("{other:?} is neither \"errno\" nor \"kill\""))),
+        }
+    }
+
+    fn execve(&self, filtered: bool) -> Result<Execve, ProfileError> {
+        let (layer, word) = self.first(|raw| raw.execve.as_ref())?;
+        match word.get_ref().as_str() {
+            "any" => Ok(Execve::Any),
+            "once" if filtered => Ok(Execve::Once),
+            "once" => {
+                let reason = "execve = \"once\" is a part of the seccomp filter: \
+                              with seccomp = \"off\" write \"any\"";
+                Err(layer.error(word.span(), reason))
+            }
+            other => Err(layer.error(word.span(), format!("{other:?} is neither \"any\" nor \"once\""))),
+        }
     }
 
     fn no_new_privs(&self, filtered: bool) -> Result<bool, ProfileError> {
@@ -245,14 +272,33 @@ impl<'a> Layers<'a> {
     fn limits(&self) -> Result<Limits, ProfileError> {
         Ok(Limits {
             memory: self.limit(|limits| limits.memory.as_ref(), Layer::bytes)?,
+            memory_high: self.limit(|limits| limits.memory_high.as_ref(), Layer::bytes)?,
+            oom_group: self.limit(|limits| limits.oom_group.as_ref(), |_, on| Ok(Some(*on.get_ref())))?,
             swap: self.limit(|limits| limits.swap.as_ref(), Layer::bytes)?,
             tasks: self.limit(|limits| limits.tasks.as_ref(), Layer::count)?,
             cpu: self.limit(|limits| limits.cpu.as_ref(), Layer::cores)?,
             cpu_weight: self.limit(|limits| limits.cpu_weight.as_ref(), Layer::weight)?,
             io_weight: self.limit(|limits| limits.io_weight.as_ref(), Layer::weight)?,
-            open_files: self.limit(|limits| limits.open_files.as_ref(), Layer::count)?,
+            io_max: self.io_max()?,
             tmp: self.limit(|limits| limits.tmp.as_ref(), Layer::bytes)?,
+            run: self.limit(|limits| limits.run.as_ref(), Layer::bytes)?,
+            shm: self.limit(|limits| limits.shm.as_ref(), Layer::bytes)?,
+            open_files: self.limit(|limits| limits.open_files.as_ref(), Layer::count)?,
+            file_size: self.limit(|limits| limits.file_size.as_ref(), Layer::bytes)?,
+            cpu_time: self.limit(|limits| limits.cpu_time.as_ref(), Layer::span)?,
+            core: self.limit(|limits| limits.core.as_ref(), Layer::bytes)?,
+            memlock: self.limit(|limits| limits.memlock.as_ref(), Layer::bytes)?,
+            msgqueue: self.limit(|limits| limits.msgqueue.as_ref(), Layer::bytes)?,
+            sigpending: self.limit(|limits| limits.sigpending.as_ref(), Layer::count)?,
+            stack: self.limit(|limits| limits.stack.as_ref(), Layer::bytes)?,
         })
+    }
+
+    fn io_max(&self) -> Result<Vec<IoMax>, ProfileError> {
+        match self.first(|raw| raw.limits.as_ref().and_then(|limits| limits.io_max.as_ref())) {
+            Ok((layer, list)) => list.iter().map(|raw| layer.io_max(raw)).collect(),
+            Err(_) => Ok(Vec::new()),
+        }
     }
 
     fn limit<'l, R: 'l, T>(

@@ -5,12 +5,14 @@ use std::fmt::Display;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use caps::Capability;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::super::types::Bytes;
+use super::super::pool::IoMax;
+use super::super::types::{Bytes, parse_duration};
 use super::ProfileError;
 
 #[derive(Deserialize)]
@@ -18,6 +20,8 @@ use super::ProfileError;
 pub(super) struct Raw {
     pub(super) base: Option<Spanned<String>>,
     pub(super) seccomp: Option<Spanned<String>>,
+    pub(super) dangerous: Option<Spanned<String>>,
+    pub(super) execve: Option<Spanned<String>>,
     pub(super) landlock: Option<bool>,
     pub(super) landlock_abi: Option<Spanned<i64>>,
     pub(super) landlock_execute: Option<Vec<Spanned<String>>>,
@@ -53,13 +57,36 @@ pub(super) struct RawNetwork {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawLimits {
     pub(super) memory: Option<Spanned<Amount>>,
+    pub(super) memory_high: Option<Spanned<Amount>>,
+    pub(super) oom_group: Option<Spanned<bool>>,
     pub(super) swap: Option<Spanned<Amount>>,
     pub(super) tasks: Option<Spanned<Amount>>,
     pub(super) cpu: Option<Spanned<f64>>,
     pub(super) cpu_weight: Option<Spanned<u64>>,
     pub(super) io_weight: Option<Spanned<u64>>,
-    pub(super) open_files: Option<Spanned<Amount>>,
+    pub(super) io_max: Option<Vec<RawIoMax>>,
     pub(super) tmp: Option<Spanned<Amount>>,
+    pub(super) run: Option<Spanned<Amount>>,
+    pub(super) shm: Option<Spanned<Amount>>,
+    pub(super) open_files: Option<Spanned<Amount>>,
+    pub(super) file_size: Option<Spanned<Amount>>,
+    pub(super) cpu_time: Option<Spanned<String>>,
+    pub(super) core: Option<Spanned<Amount>>,
+    pub(super) memlock: Option<Spanned<Amount>>,
+    pub(super) msgqueue: Option<Spanned<Amount>>,
+    pub(super) sigpending: Option<Spanned<Amount>>,
+    pub(super) stack: Option<Spanned<Amount>>,
+}
+
+/// `[[limits.io_max]]`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawIoMax {
+    pub(super) path: Spanned<String>,
+    pub(super) rbps: Option<Spanned<Amount>>,
+    pub(super) wbps: Option<Spanned<Amount>>,
+    pub(super) riops: Option<Spanned<Amount>>,
+    pub(super) wiops: Option<Spanned<Amount>>,
 }
 
 /// A number, a size, or `"none"`.
@@ -143,6 +170,39 @@ impl Layer {
             Amount::Word(word) if word == "none" => Ok(None),
             _ => Err(self.error(amount.span(), "must be a number above 0, or \"none\"")),
         }
+    }
+
+    /// A time span of whole seconds, or `"none"`.
+    pub(super) fn span(&self, word: &Spanned<String>) -> Result<Option<Duration>, ProfileError> {
+        if word.get_ref() == "none" {
+            return Ok(None);
+        }
+        match parse_duration(word.get_ref()) {
+            Ok(span) if span < Duration::from_secs(1) => {
+                Err(self.error(word.span(), "must be at least \"1s\", or \"none\""))
+            }
+            other => other.map(Some).map_err(|error| self.error(word.span(), error)),
+        }
+    }
+
+    /// What one block device may be asked for.
+    pub(super) fn io_max(&self, raw: &RawIoMax) -> Result<IoMax, ProfileError> {
+        let bytes =
+            |amount: &Option<Spanned<Amount>>| amount.as_ref().map_or(Ok(None), |amount| self.bytes(amount));
+        let count =
+            |amount: &Option<Spanned<Amount>>| amount.as_ref().map_or(Ok(None), |amount| self.count(amount));
+        let one = IoMax {
+            path: self.word(&raw.path)?,
+            rbps: bytes(&raw.rbps)?,
+            wbps: bytes(&raw.wbps)?,
+            riops: count(&raw.riops)?,
+            wiops: count(&raw.wiops)?,
+        };
+        if one.is_empty() {
+            let reason = "io_max limits nothing: write rbps, wbps, riops or wiops";
+            return Err(self.error(raw.path.span(), reason));
+        }
+        Ok(one)
     }
 
     pub(super) fn weight(&self, weight: &Spanned<u64>) -> Result<Option<u64>, ProfileError> {

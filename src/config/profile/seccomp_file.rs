@@ -12,11 +12,16 @@ use serde::de::IgnoredAny;
 
 use super::ProfileError;
 
-const HOSTING: &str = include_str!("../../../profiles/seccomp/hosting.json");
+/// The filters that are compiled in.
+const BUILT_IN: [(&str, &str); 1] = [("hosting", include_str!("../../../profiles/seccomp/hosting.json"))];
 
-/// The filter that is compiled in.
-pub(super) fn hosting() -> LinuxSeccomp {
-    parse(HOSTING).expect("compiled in, and a test reads it")
+/// Their names, as an error lists them.
+pub(super) const NAMES: &str = "\"hosting\"";
+
+/// The filter that is compiled in under this name.
+pub(super) fn built_in(name: &str) -> Option<LinuxSeccomp> {
+    let (_, text) = BUILT_IN.iter().find(|(known, _)| *known == name)?;
+    Some(parse(text).expect("compiled in, and a test reads it"))
 }
 
 /// The filter in `file`.

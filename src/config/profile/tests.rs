@@ -220,14 +220,15 @@ fn the_built_in_profiles_are_what_their_names_say() {
     assert_eq!(
         strict.stricter(),
         [
+            "dangerous system calls kill",
             "Landlock ABI 2 is demanded",
             "no TCP on its own loopback",
             "code is noexec",
             "nothing in code is executed",
             "limits.memory is 256M, below 512M",
             "limits.tasks is 48, below 128",
-            "limits.open_files is 512, below 1024",
             "limits.tmp is 32M, below 64M",
+            "limits.open_files is 512, below 1024",
         ]
     );
     assert_eq!(
@@ -238,11 +239,11 @@ fn the_built_in_profiles_are_what_their_names_say() {
             "Landlock lets tmp be executed",
             "limits.memory is 1G, above 512M",
             "limits.tasks is 256, above 128",
-            "limits.open_files is 4096, above 1024",
             "limits.tmp is 256M, above 64M",
+            "limits.open_files is 4096, above 1024",
         ]
     );
-    assert_eq!(ci.stricter(), ["Landlock ABI 2 is demanded"]);
+    assert_eq!(ci.stricter(), ["dangerous system calls kill", "Landlock ABI 2 is demanded"]);
     assert!(ci.weakened().iter().all(|line| line.starts_with("limits.")), "{:?}", ci.weakened());
     for profile in [&strict, &compat, &ci] {
         assert!(profile.landlock && profile.no_new_privs && profile.close_descriptors);
@@ -344,4 +345,20 @@ fn new_walls_are_read_compared_and_refused_in_one_line() {
         let line = refused(text);
         assert!(line.starts_with(&format!("DIR/x.toml:{expected}")), "{line}");
     }
+}
+
+#[test]
+fn limits_of_one_process_and_of_devices_are_a_profiles_too() {
+    let text = "[limits]\nmemory_high = \"64M\"\noom_group = true\nfile_size = \"none\"\ncpu_time = \"1m\"\n\
+                stack = \"none\"\nmsgqueue = 1\n[[limits.io_max]]\npath = \"/srv\"\nrbps = \"1M\"\n";
+    let profile = read(&[("x.toml", text)]).unwrap();
+    let limits = &profile.limits;
+    assert_eq!((limits.memory_high, limits.oom_group), (Some(Bytes::new(64 << 20)), Some(true)));
+    assert_eq!((limits.file_size, limits.stack), (None, None));
+    assert_eq!(limits.cpu_time, Some(std::time::Duration::from_secs(60)));
+    assert_eq!(limits.io_max[0].words(), "rbps=1048576");
+    let weaker = ["limits.msgqueue is 1, above 0", "limits.stack is unset, above 8M"];
+    assert_eq!(profile.weakened(), weaker);
+    let error = read(&[("x.toml", "[[limits.io_max]]\npath = \"/srv\"\n")]).unwrap_err();
+    assert!(error.ends_with(":2: io_max limits nothing: write rbps, wbps, riops or wiops"), "{error}");
 }

@@ -64,6 +64,8 @@ freeze = "never"
 stop = "1m 30s"
 [limits]
 memory = "256M"
+memory_high = "200M"
+oom_group = true
 swap = 0
 tasks = 64
 cpu = 1
@@ -71,6 +73,23 @@ cpu_weight = 100
 io_weight = 50
 open_files = 1024
 tmp = "64M"
+run = "1M"
+shm = "2M"
+file_size = "1G"
+cpu_time = "2m"
+core = 0
+memlock = "64K"
+msgqueue = 0
+sigpending = 100
+stack = "8M"
+[[limits.io_max]]
+path = "/dev/vda"
+rbps = "10M"
+wiops = 100
+[[limits.io_max]]
+path = "/srv"
+wbps = "1M"
+riops = 1
 [network]
 mode = "host"
 [fpm]
@@ -194,13 +213,13 @@ env.A = "own"
 
 #[test]
 fn howdah_toml() {
-    let text = "[serve]\nruntime_dir = \"/r\"\nstate_dir = \"/s\"\ndrain = \"5s\"\nparallel_starts = 3\ncgroup = \"/c\"\n";
+    let text = "[serve]\nruntime_dir = \"/r\"\nstate_dir = \"/s\"\nprofile_dir = \"/d\"\ndrain = \"5s\"\nparallel_starts = 3\ncgroup = \"/c\"\n";
     let (serve, _) = load::parse_serve(text, Path::new("/h.toml"), &accounts()).unwrap();
     let path = |text: &str| Some(text.parse().unwrap());
     let expected = ServeConfig {
         runtime_dir: path("/r"),
-        profile_dir: None,
         state_dir: path("/s"),
+        profile_dir: path("/d"),
         drain: Duration::from_secs(5),
         parallel_starts: Some(3),
         cgroup: path("/c"),

@@ -336,6 +336,19 @@ fn ranges() {
         "/p/blog.toml:4: limits.cpu must be between 0.01 and 4096 cores, found NaN",
     );
     refused("[limits]\nmemory = 256\n", "/p/blog.toml:4: limits.memory must be at least \"4M\", found 256");
+    refused("[limits]\ncpu_time = \"500ms\"\n", "/p/blog.toml:4: limits.cpu_time must be at least \"1s\"");
+    refused(
+        "[[limits.io_max]]\npath = \"/srv\"\n",
+        "/p/blog.toml:4: limits.io_max limits nothing: write rbps, wbps, riops or wiops",
+    );
+    refused(
+        "[[limits.io_max]]\npath = \"/srv\"\nwiops = 1\n[[limits.io_max]]\npath = \"/srv/\"\nriops = 1\n",
+        "/p/blog.toml:7: limits.io_max names /srv twice: keep one",
+    );
+    refused(
+        "[limits]\nio_max = \"10M\"\n",
+        "/p/blog.toml:4: limits.io_max must be a list of tables: write [[limits.io_max]]",
+    );
     refused("[limits]\ntmp = \"0\"\n", "/p/blog.toml:4: limits.tmp must be at least \"64K\", found 0");
     refused(
         "[limits]\nswap = -1\n",

@@ -91,9 +91,13 @@ proptest! {
         let is_key = |word: &str| every_key().iter().any(|(name, key)| *name == table && key == word);
         // "pm" has neighbours that are no words; "" is a key of its own kind.
         prop_assume!(!is_key(&wrong) && wrong.len() > 1);
+        // Nor can anybody tell which of rbps and wbps was meant by "xbps".
+        let near = |word: &str| strsim::damerau_levenshtein(&wrong, word) <= 1;
+        prop_assume!(every_key().iter().filter(|(name, key)| *name == table && near(key)).count() == 1);
         let header = match table.as_str() {
             "" => String::new(),
             "mount" => "[[mount]]\nsource = \"/a\"\n".into(),
+            "limits.io_max" => "[[limits.io_max]]\n".into(),
             table => format!("[{table}]\n"),
         };
         let line = parse_more(&format!("{header}{wrong} = 1\n")).unwrap_err();
@@ -167,7 +171,7 @@ fn every_key_of_the_list_is_known() {
     for (table, key) in every_key() {
         let header = match table.as_str() {
             "" => String::new(),
-            "mount" => "[[mount]]\n".into(),
+            "mount" | "limits.io_max" => format!("[[{table}]]\n"),
             table => format!("[{table}]\n"),
         };
         if let Err(line) = parse(&format!("{header}{key} = nan\n")) {

@@ -8,6 +8,7 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::signal::Signal;
 
 use super::Supervisor;
+use super::limits::LIMIT_FLAGS;
 use super::reports::tell_lines;
 use super::tokens::Token;
 use crate::journal::Level;
@@ -15,6 +16,7 @@ use crate::pool::activation::Listener;
 use crate::pool::machine::{Action, Event, State};
 use crate::pool::refuse::Refused;
 use crate::pool::slot::Slot;
+use crate::sandbox::cgroup::Cgroup;
 use crate::sandbox::uplink::Uplink;
 use crate::sys;
 
@@ -45,6 +47,7 @@ impl Supervisor {
                 self.tell_failure(index, &reason.unwrap_or_default());
             }
             Action::Look => {
+                self.look_at_limits(index);
                 let Some(slot) = &mut self.slots[index] else { return };
                 let (active, dead) = (slot.look(), !slot.listeners.iter().all(Listener::accepts));
                 self.events.push_back((index, Event::Looked { active }));
@@ -92,6 +95,7 @@ impl Supervisor {
                 if let Err(errno) = self.listen_to_generation(index) {
                     self.start_failed(index, &format!("epoll: {errno}"));
                 }
+                self.listen_to_limits(index);
             }
             Err(error) => {
                 self.tell_failure(index, &error.to_string());
@@ -113,15 +117,32 @@ impl Supervisor {
         add(generation.log(), Token::Log(index))
     }
 
+    /// The same for what tells of limits, without which a generation can do.
+    pub(super) fn listen_to_limits(&mut self, index: usize) {
+        self.listen_to_audit();
+        let Some(generation) = self.slots[index].as_mut().and_then(|slot| slot.generation.as_mut()) else {
+            return;
+        };
+        generation.limit_files = generation.freezer.cgroup().map(Cgroup::event_files).unwrap_or_default();
+        for file in &generation.limit_files {
+            let _ = self.epoll.add(file, EpollEvent::new(LIMIT_FLAGS, Token::Limit(index).pack()));
+        }
+    }
+
     /// Lets go of a generation that has ended, and of what is left of it on the host.
     pub(super) fn forget_generation(&mut self, index: usize) {
+        self.count_limits(index);
         let Some(slot) = &mut self.slots[index] else { return };
+        slot.vigil.rearm = None;
         let Some(mut generation) = slot.generation.take() else { return };
         // What is still held is of a start that failed: its reason has been told.
         tell_lines(&slot.pool, &mut generation, Level::Debug);
         generation.process.kill();
         for fd in [generation.process.status.as_fd(), generation.process.pidfd.as_fd(), generation.log()] {
             let _ = self.epoll.delete(fd);
+        }
+        for file in &generation.limit_files {
+            let _ = self.epoll.delete(file);
         }
         if let Some(uplink) = generation.uplink.take() {
             for fd in uplink.signs() {
@@ -142,6 +163,7 @@ impl Supervisor {
                 }
             }
         }
+        self.leave_audit();
     }
 
     fn freeze(&mut self, index: usize) {

@@ -4,9 +4,14 @@
 //!
 //! Here is what it holds, its loop, and its clock. `tokens` says what an epoll
 //! event is about, `world` makes events of it, `deeds` does what a machine
-//! says, `reports` tells of it, and in `roster` pools come and go.
+//! says, `reports` tells of it, `limits` finds out which limit has ended
+//! something (by `audit`, too), `chronicle` writes it down, and in `roster`
+//! pools come and go.
 
+mod audit;
+mod chronicle;
 mod deeds;
+mod limits;
 mod reports;
 mod roster;
 mod tokens;
@@ -21,10 +26,12 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use self::audit::Ear;
 use self::roster::close;
 use self::tokens::Token;
 use super::activation::Listener;
 use super::admission::Admission;
+use super::events;
 use super::machine::{Event, State};
 use super::prepare::{Places, Workshop};
 use super::refuse::Refused;
@@ -75,6 +82,12 @@ pub struct Supervisor {
     ending: bool,
     /// Whether pools came or went since the roll was written.
     stale_roll: bool,
+    /// What `howdah events` reads.
+    chronicle: events::Log,
+    /// What audit tells of.
+    ear: Ear,
+    /// When something about limits is due, and of which pool.
+    limit_clock: BTreeSet<(Instant, usize)>,
 }
 
 impl Supervisor {
@@ -95,6 +108,7 @@ impl Supervisor {
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&signals, EpollEvent::new(EpollFlags::EPOLLIN, Token::Signal.pack()))?;
+        let chronicle = events::Log::new(&settings.places.runtime);
         let mut supervisor = Self {
             settings,
             reread,
@@ -114,6 +128,9 @@ impl Supervisor {
             has_run: false,
             ending: false,
             stale_roll: false,
+            chronicle,
+            ear: Ear::default(),
+            limit_clock: BTreeSet::new(),
         };
         for admission in pools {
             supervisor.admit(admission)?;
@@ -195,6 +212,8 @@ impl Supervisor {
         let mut next = self.clock.first().map(|(when, _)| *when);
         let mut sooner = |when: Instant| next = Some(next.map_or(when, |next| next.min(when)));
         self.refused.iter().flatten().for_each(|one| sooner(one.until));
+        self.ear.paused.into_iter().for_each(&mut sooner);
+        self.limit_clock.first().into_iter().for_each(|(when, _)| sooner(*when));
         if !self.freezing.is_empty() {
             sooner(Instant::now() + Duration::from_millis(1));
         }

@@ -3,11 +3,15 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::Supervisor;
 use crate::config::pool::Pool;
 use crate::fpm::log::Kind;
 use crate::journal::{self, Level, Origin};
+use crate::pool::events;
 use crate::pool::generation::Generation;
+use crate::pool::limits::{Effect, Reason, Witness};
 
 impl Supervisor {
     pub(super) fn report_started(&mut self, index: usize) {
@@ -38,14 +42,19 @@ impl Supervisor {
         let told: Vec<String> = steps.iter().map(|(name, time)| format!("{name} {}", ms(*time))).collect();
         let text = format!("started in {} ms ({})", ms(took), told.join(", "));
         self.tell(index, Level::Info, &text);
+        self.note(index, events::Kind::Start, json!({ "ms": ms(took) }));
     }
 
     pub(super) fn report_timeout(&mut self, index: usize) {
         let Some(slot) = &mut self.slots[index] else { return };
         let limit = slot.pool.start.timeout.as_secs_f64();
         let said = slot.generation.as_mut().and_then(|generation| generation.reason());
+        let words = format!("php-fpm did not accept the connection within {limit} s");
+        let reason = Reason::new("start.timeout", Effect::Ended, Witness::Howdah, words.clone());
+        // The failure is the line.
+        self.hit_silently(index, reason);
         let said = said.map_or_else(|| "it said nothing".to_owned(), |reason| format!("it said: {reason}"));
-        self.tell_failure(index, &format!("php-fpm did not accept the connection within {limit} s; {said}"));
+        self.tell_failure(index, &format!("{words}; {said}"));
     }
 
     /// One line for a failure, kept for `ps`.
@@ -55,6 +64,7 @@ impl Supervisor {
         let text = format!("{reason} [{}.{}]", slot.pool.name, slot.record.generation);
         slot.record.last_error = Some(text.clone());
         self.tell(index, Level::Error, &text);
+        self.note(index, events::Kind::Failure, json!({ "detail": text }));
         self.write_record(index);
     }
 

@@ -4,11 +4,13 @@
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
+use serde_json::json;
 
 use super::Supervisor;
 use crate::journal::{self, Level, Origin};
 use crate::pool::activation::{self, Listener};
 use crate::pool::admission::{Admission, Adopted, Fate};
+use crate::pool::events::Kind;
 use crate::pool::machine::Event;
 use crate::pool::quiesce;
 use crate::pool::record::{self, Entry, Record, Roll};
@@ -41,12 +43,14 @@ impl Supervisor {
         self.slots.push(Some(slot));
         self.has_run = true;
         self.listen_to_generation(index)?;
+        self.listen_to_limits(index);
         let what = match fate {
             Fate::Keep => "",
             Fate::Replace => "; its file or its sockets have changed, it drains",
             Fate::End => "; its file is gone, it drains",
         };
         self.tell(index, Level::Notice, &format!("adopted from an earlier howdah (pid {pid}){what}"));
+        self.note(index, Kind::Adopt, json!({ "pid": pid.as_raw() }));
         if fate != Fate::Keep {
             self.drain(index, self.settings.places.drain);
         }
@@ -100,6 +104,7 @@ impl Supervisor {
             }
         }
         self.stale_roll = true;
+        self.note_all(Kind::Reload, json!({ "pools": self.slots.iter().flatten().count() }));
         let _ = libsystemd::daemon::notify(false, &[libsystemd::daemon::NotifyState::Ready]);
     }
 
@@ -115,13 +120,23 @@ impl Supervisor {
                 }
             }
         }
+        let again = slot.machine.is_draining();
+        let reason = match (self.ending, &slot.successor) {
+            (true, _) => "howdah ends",
+            (false, Some(_)) => "replaced",
+            (false, None) => "removed",
+        };
         let event = Event::Drain { until: Instant::now() + wait, waiting: slot.has_own_waiting() };
         self.events.push_back((index, event));
+        if !again {
+            self.note(index, Kind::Drain, json!({ "reason": reason, "drain_ms": wait.as_millis() as u64 }));
+        }
     }
 
     /// A drained pool goes, or becomes what its file says now.
     pub(super) fn remove(&mut self, index: usize) {
         self.watch(index, false);
+        self.forget_limits(index);
         let Some(mut slot) = self.slots[index].take() else { return };
         self.stale_roll = true;
         self.queue.retain(|queued| *queued != index);

@@ -11,6 +11,10 @@ pub(super) enum Token {
     Log(usize),
     Refused(usize),
     Uplink(usize),
+    /// A counter of a generation's cgroup.
+    Limit(usize),
+    /// The kernel's audit.
+    Audit,
 }
 
 impl Token {
@@ -22,7 +26,9 @@ impl Token {
             Self::End(index) => (3, index),
             Self::Log(index) => (4, index),
             Self::Refused(index) => (5, index),
-            Self::Uplink(index) => (6, index),
+            Self::Limit(index) => (6, index),
+            Self::Audit => (7, 0),
+            Self::Uplink(index) => (8, index),
         };
         (kind << 56) | index as u64
     }
@@ -35,7 +41,9 @@ impl Token {
             3 => Self::End(index),
             4 => Self::Log(index),
             5 => Self::Refused(index),
-            6 => Self::Uplink(index),
+            6 => Self::Limit(index),
+            7 => Self::Audit,
+            8 => Self::Uplink(index),
             _ => Self::Signal,
         }
     }

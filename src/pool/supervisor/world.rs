@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::epoll::EpollFlags;
 use nix::sys::signal::Signal;
+use serde_json::json;
 
 use super::Supervisor;
 use super::reports::tell_lines;
@@ -13,6 +14,7 @@ use crate::config::types::Listen;
 use crate::fpm::log::Kind;
 use crate::journal::{self, Level, Origin};
 use crate::pool::activation::Listener;
+use crate::pool::events;
 use crate::pool::machine::{After, Event, State};
 use crate::pool::slot::Slot;
 use crate::sandbox::Outcome;
@@ -30,6 +32,8 @@ impl Supervisor {
             Token::Log(index) => self.on_log(index),
             Token::End(index) => self.on_end(index),
             Token::Uplink(index) => self.on_uplink(index),
+            Token::Limit(index) => self.on_limit(index),
+            Token::Audit => self.on_audit(),
             Token::Refused(index) => {
                 if self.refused[index].as_mut().is_some_and(|refused| !refused.go_on()) {
                     self.refused[index] = None;
@@ -93,6 +97,7 @@ impl Supervisor {
         let Slot { pool, listeners, .. } = slot;
         let origin = Origin { pool: Some(pool.name.as_str()), generation: None };
         let mut lost = false;
+        let mut told = Vec::new();
         for listener in listeners.iter_mut().filter(|listener| !listener.accepts()) {
             let address = listener.address().clone();
             lost |= matches!(address, Listen::Unix(_));
@@ -100,11 +105,13 @@ impl Supervisor {
                 Ok(()) => {
                     let text = format!("{address} was shut down from inside the pool, and repaired");
                     journal::line(Level::Warning, origin, &text);
+                    told.push((text, true));
                 }
                 Err(error) => {
                     let text = Some(error.to_string());
                     if slot.record.last_error != text {
                         journal::line(Level::Error, origin, &error.to_string());
+                        told.push((error.to_string(), false));
                         slot.record.last_error = text;
                     }
                 }
@@ -117,6 +124,9 @@ impl Supervisor {
         }
         if watched && healthy {
             self.watch(index, true);
+        }
+        for (text, repaired) in told {
+            self.note(index, events::Kind::Repair, json!({ "detail": text, "repaired": repaired }));
         }
         self.write_record(index);
         self.stale_roll = true;
@@ -200,7 +210,7 @@ impl Supervisor {
         }
         let starting = matches!(slot.machine.state(), State::Starting { .. });
         let ready = said.iter().any(|line| line.kind == Kind::Ready);
-        generation.held.extend(said);
+        generation.held.extend(said.iter().cloned());
         // A failure is to be one line, not a worker's last words a hundred times.
         if generation.serves
             || generation.held.iter().map(|line| line.text.len() + 64).sum::<usize>() > MOST_HELD
@@ -213,20 +223,26 @@ impl Supervisor {
             phases.ready = generation.began.elapsed().saturating_sub(before);
             self.events.push_back((index, Event::Ready));
         }
+        self.hear_limits(index, &said);
     }
 
     fn on_end(&mut self, index: usize) {
         self.on_log(index);
+        let Some(how) = self.slots[index].as_ref().and_then(|slot| slot.generation.as_ref()?.reap()) else {
+            return;
+        };
+        let culprit = self.ended_by_limit(index, &how);
         let Some(slot) = &mut self.slots[index] else { return };
         let Some(generation) = &mut slot.generation else { return };
-        let Some(how) = generation.reap() else { return };
         if let Outcome::Failed(error) = generation.process.outcome() {
             return self.start_failed(index, &error.to_string());
         }
         if let State::Stopping { then } = slot.machine.state() {
-            slot.record.stops += u64::from(*then == After::Cold);
+            let then = *then;
+            slot.record.stops += u64::from(then == After::Cold);
+            self.note_stop(index, then);
         } else {
-            let reason = generation.reason().unwrap_or_default();
+            let reason = culprit.or_else(|| generation.reason()).unwrap_or_default();
             let reason =
                 if reason.is_empty() { format!("php-fpm ended: {how}") } else { format!("{reason} ({how})") };
             slot.record.last_error = Some(reason);
@@ -246,6 +262,7 @@ impl Supervisor {
             }
             self.settle();
         }
+        self.on_limit_time(now);
         for index in std::mem::take(&mut self.freezing) {
             self.ask_frozen(index, 1);
         }
