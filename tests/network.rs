@@ -321,7 +321,7 @@ fn names_certificates_and_time_zones_work_without_a_mount() {
         "s_server",
         "-accept",
         "443",
-        "-HTTP",
+        "-WWW",
         "-quiet",
         "-key",
         key.to_str().unwrap(),
@@ -364,6 +364,7 @@ fn a_database_s_socket_is_there_unless_the_file_says_no() {
          mariadb-install-db --no-defaults --user={account} --datadir={0} --auth-root-authentication-method=normal --skip-test-db >{0}.log 2>&1",
         data.display()
     ));
+    world.serve(&mut rig);
     let database = || {
         let mut command = std::process::Command::new("nsenter");
         command
@@ -378,7 +379,6 @@ fn a_database_s_socket_is_there_unless_the_file_says_no() {
         Database(command.stderr(log).stdin(std::process::Stdio::null()).spawn().unwrap())
     };
     let first = database();
-    rig.serve_under(&world.words(), &[]);
     let ask = "try { $d = new PDO('mysql:host=localhost', 'root', ''); echo $d->query('select 6 * 7')->fetchColumn(); } catch (PDOException $e) { echo $e->getMessage(); }";
     let answered = |rig: &Rig| {
         wait_for("the database", Duration::from_secs(30), || (rig.php("blog", ask) == "42").then_some(()));
