@@ -279,6 +279,36 @@ fn without_what_it_needs_outbound_does_not_start() {
         assert_eq!(rig.try_get("blog", "/do.php").unwrap().status, 503, "{breaking}");
         let line = rig.wait_log("[blog.1]");
         assert!(line.contains(wanted), "{breaking}: {line}");
+        // What can be known beforehand, check knows.
+        if wanted != "no network: " {
+            let file = rig.path("pools/blog.toml");
+            let words = [&world.words()[..], &[rig::HOWDAH, "check", file.to_str().unwrap()]].concat();
+            let said = std::process::Command::new(words[0]).args(&words[1..]).output().unwrap();
+            let errors = String::from_utf8_lossy(&said.stderr).into_owned();
+            assert!(said.status.code() == Some(3) && errors.contains(wanted), "{breaking}: {errors}");
+        }
+    }
+}
+
+#[test]
+fn a_profile_that_contradicts_the_mode_is_refused_in_one_line() {
+    let mut rig = Rig::new();
+    for (name, profile, network) in [
+        ("sysctl", "[sysctl]\n\"net.ipv4.ip_unprivileged_port_start\" = \"80\"", OUTBOUND),
+        ("shared", "share = [\"network\"]", OUTBOUND),
+        ("ports", "landlock = false", "[network]\nmode = \"host\"\nconnect = [80]"),
+    ] {
+        rig.inside_without(name, profile, network);
+    }
+    rig.serve();
+    for (name, wanted) in [
+        ("sysctl", "the profile sysctl sets net.ipv4.ip_unprivileged_port_start in the pool's network"),
+        ("shared", "the profile shared shares the host's"),
+        ("ports", "held by Landlock, which the profile ports switches off"),
+    ] {
+        assert_eq!(rig.try_get(name, "/do.php").unwrap().status, 503, "{name}");
+        let line = rig.wait_log(&format!("[{name}.1]"));
+        assert!(line.contains(wanted), "{line}");
     }
 }
 

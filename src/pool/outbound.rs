@@ -42,6 +42,17 @@ pub enum OutboundError {
     /// The host's own addresses cannot be read.
     #[error("network mode \"outbound\": the host's own addresses cannot be read: {0}")]
     NoAddresses(nix::errno::Errno),
+    /// A sysctl of the network, over which a pool with a way out has no right.
+    #[error(
+        "network mode \"outbound\": the profile {profile} sets {key} in the pool's network, which a pool with a way out \
+         may not change: take it out of [sysctl]"
+    )]
+    Sysctl {
+        /// The profile's name.
+        profile: Box<str>,
+        /// The setting.
+        key: String,
+    },
     /// The profile leaves the pool in the host's network.
     #[error(
         "network mode \"outbound\" needs a network namespace, and the profile {0} shares the host's: take \"network\" out of its share"

@@ -303,10 +303,7 @@ impl Workshop {
             Some(wanted) => Some(chosen_extensions(image, info, wanted)?),
             None => None,
         };
-        let network = spec::network(pool, &profile);
-        if matches!(network, Network::Outbound(_)) && !profile.namespaces.contains(&Namespace::Network) {
-            return Err(OutboundError::Shared(profile.name.clone()).into());
-        }
+        refuse_no_own_network(pool, &profile)?;
         let services = service_directories(pool);
         let state = state_directories(pool, places);
         let targets: Vec<&Path> = state
@@ -375,6 +372,20 @@ fn refuse_sysctls_of_host(pool: &Pool, profile: &Profile) -> Result<(), PrepareE
             Err(PrepareError::Sysctl { profile: profile.name.clone(), key: key.clone() })
         }
         _ => Ok(()),
+    }
+}
+
+/// A way out leads out of a network namespace that belongs to nobody inside.
+fn refuse_no_own_network(pool: &Pool, profile: &Profile) -> Result<(), OutboundError> {
+    let Network::Outbound(_) = spec::network(pool, profile) else { return Ok(()) };
+    let name = || profile.name.clone();
+    if !profile.namespaces.contains(&Namespace::Network) {
+        return Err(OutboundError::Shared(name()));
+    }
+    let of_network = |key: &&String| profile::namespace_of(key) == Some(Namespace::Network);
+    match profile.sysctl.keys().find(of_network) {
+        Some(key) => Err(OutboundError::Sysctl { profile: name(), key: key.clone() }),
+        None => Ok(()),
     }
 }
 

@@ -75,6 +75,10 @@ pub fn launch(
     // Over the one in stock, which is of howdah's user namespace, the child has no right to set anything.
     let any = wanted & NETWORK != 0 && !plan.prepare.sysctls.of_network;
     let entered = any && stock.as_mut().is_some_and(|stock| stock.enter());
+    if plan.release.awaits_network && !entered {
+        let object = "(the network with a way out cannot be entered)";
+        return Err(StepError::new(Step::Clone, object, Errno::EPERM));
+    }
     let made = if entered { wanted & !NETWORK } else { wanted };
     let cloned = sys::clone3(made, cgroup);
     if let Ok(sys::Cloned::Child) = cloned {
