@@ -113,6 +113,29 @@ fn outbound_reaches_nothing_of_the_host_nor_what_is_not_the_internet() {
 }
 
 #[test]
+fn an_address_that_the_host_gets_later_is_out_of_reach_too() {
+    let mut rig = Rig::new();
+    let world = World::new(&rig);
+    rig.inside("blog", TENANT, OUTBOUND);
+    rig.inside("control", TENANT, HOST);
+    world.serve(&mut rig);
+    assert_eq!(get(&rig, "blog", "203.0.113.1:80"), "world");
+    world.run("ip addr add 192.0.2.99/32 dev lo");
+    rig.wait_log("rules name the host's addresses anew");
+    assert_eq!(get(&rig, "control", "192.0.2.99:81"), "host");
+    assert_refused(&rig, "blog", "192.0.2.99:81");
+    assert_eq!(get(&rig, "blog", "203.0.113.1:80"), "world");
+    // And while there is no howdah.
+    rig.crash();
+    world.run("ip addr add 192.0.2.100/32 dev lo");
+    assert_eq!(get(&rig, "blog", "192.0.2.100:81"), "host", "the control: rules that nobody renews");
+    world.serve(&mut rig);
+    rig.wait_log("rules name the host's addresses anew");
+    assert_refused(&rig, "blog", "192.0.2.100:81");
+    assert_eq!(rig.ps("blog")["generation"], 1);
+}
+
+#[test]
 fn nobody_comes_in_to_a_pool_with_outbound() {
     let mut rig = Rig::new();
     let world = World::new(&rig);

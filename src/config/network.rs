@@ -88,6 +88,12 @@ pub struct Outbound {
     pub dns: bool,
 }
 
+impl Default for Outbound {
+    fn default() -> Self {
+        Self { allow: Vec::new(), dns: true }
+    }
+}
+
 /// The keys of mode `host`: TCP ports that Landlock allows; `None`: all.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ports {

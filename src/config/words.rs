@@ -62,7 +62,7 @@ impl FromStr for Network {
     fn from_str(text: &str) -> Result<Self, Invalid> {
         Ok(match text.parse()? {
             NetworkMode::None => Self::None,
-            NetworkMode::Outbound => Self::Outbound(Outbound { allow: Vec::new(), dns: true }),
+            NetworkMode::Outbound => Self::Outbound(Outbound::default()),
             NetworkMode::Host => Self::Host(Ports::default()),
         })
     }

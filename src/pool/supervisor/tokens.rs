@@ -11,6 +11,8 @@ pub(super) enum Token {
     Log(usize),
     Refused(usize),
     Uplink(usize),
+    /// The host's own addresses have changed.
+    Addresses,
     /// A counter of a generation's cgroup.
     Limit(usize),
     /// The kernel's audit.
@@ -29,6 +31,7 @@ impl Token {
             Self::Limit(index) => (6, index),
             Self::Audit => (7, 0),
             Self::Uplink(index) => (8, index),
+            Self::Addresses => (9, 0),
         };
         (kind << 56) | index as u64
     }
@@ -44,6 +47,7 @@ impl Token {
             6 => Self::Limit(index),
             7 => Self::Audit,
             8 => Self::Uplink(index),
+            9 => Self::Addresses,
             _ => Self::Signal,
         }
     }

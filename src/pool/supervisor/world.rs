@@ -32,6 +32,7 @@ impl Supervisor {
             Token::Log(index) => self.on_log(index),
             Token::End(index) => self.on_end(index),
             Token::Uplink(index) => self.on_uplink(index),
+            Token::Addresses => self.on_addresses(),
             Token::Limit(index) => self.on_limit(index),
             Token::Audit => self.on_audit(),
             Token::Refused(index) => {
@@ -169,13 +170,13 @@ impl Supervisor {
                     let _ = self.epoll.delete(fd);
                 }
                 uplink.end();
-                self.lose_uplink(index, &reason);
+                self.lose_uplink(index, &format!("pasta: {reason}"));
             }
         }
     }
 
     /// A pool without its way out starts anew; one that is ending anyway just ends.
-    fn lose_uplink(&mut self, index: usize, reason: &str) {
+    pub(super) fn lose_uplink(&mut self, index: usize, reason: &str) {
         let Some(slot) = &mut self.slots[index] else { return };
         match slot.machine.state() {
             State::Starting { .. } => self.start_failed(index, &format!("no network: {reason}")),
@@ -183,9 +184,8 @@ impl Supervisor {
             _ if slot.machine.is_draining() => {}
             _ => {
                 slot.successor.get_or_insert_with(|| slot.pool.clone());
-                let text = format!(
-                    "its network is lost: pasta: {reason}; it drains, and the next connection starts it"
-                );
+                let text =
+                    format!("its network is lost: {reason}; it drains, and the next connection starts it");
                 slot.record.last_error = Some(text.clone());
                 self.tell(index, Level::Error, &text);
                 self.drain(index, self.settings.places.drain);
