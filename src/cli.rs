@@ -44,6 +44,11 @@ pub enum Command {
         after_help = "Example:\n  howdah request blog '/index.php?page=2'\n\nExit status: 0 below 400, else 1."
     )]
     Request(Request),
+    /// Attack a pool's sandbox from inside, and tell wall by wall what held
+    #[command(
+        after_help = "Example:\n  howdah audit /etc/howdah/pools/blog.toml\n  howdah audit --in bwrap --ro-bind / / --unshare-all\n\nStarts the sandbox that serve would start, with a probe in php-fpm's place, and beside it canaries on the host and a neighbour to be found. What a running serve has is not touched. Exit status: 0 if every attack was held, 1 if one was not."
+    )]
+    Audit(Audit),
     /// Print the OCI runtime spec of a pool's container
     #[command(after_help = "Example:\n  howdah spec /etc/howdah/pools/blog.toml | jq .linux.namespaces")]
     Spec(Spec),
@@ -155,6 +160,35 @@ pub struct Request {
     /// Give up after this many seconds
     #[arg(long, default_value_t = 60)]
     pub timeout: u64,
+}
+
+/// `howdah audit`
+#[derive(Debug, Args)]
+pub struct Audit {
+    /// Pool files, or names of pools in /etc/howdah/pools
+    #[arg(value_name = "FILE|NAME", required_unless_present_any = ["outside", "inside"])]
+    pub pools: Vec<PathBuf>,
+    /// What belongs to the whole of howdah [default: /etc/howdah/howdah.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Try this profile in place of the pool's own
+    #[arg(long, value_name = "NAME|FILE")]
+    pub profile: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Tell each attack, also those that were held
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Attack from outside any sandbox: shows what an attack looks like that nothing holds
+    #[arg(long, conflicts_with_all = ["pools", "inside", "profile"])]
+    pub outside: bool,
+    /// Attack from inside another launcher: the probe's path and arguments are appended to COMMAND
+    #[arg(long = "in", value_name = "COMMAND", num_args = 1.., allow_hyphen_values = true, conflicts_with_all = ["pools", "profile"])]
+    pub inside: Vec<std::ffi::OsString>,
+    /// With --in: put the probe there, where COMMAND's sandbox has it too [default: a directory in $TMPDIR]
+    #[arg(long, value_name = "FILE", requires = "inside")]
+    pub probe: Option<PathBuf>,
 }
 
 /// `howdah spec`

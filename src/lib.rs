@@ -5,6 +5,7 @@
 //!
 //! - [`sys`]: system calls that no library wraps; the only `unsafe`.
 //! - [`paths`]: opening paths of which somebody else may own a part.
+//! - [`attack`]: what `audit` tries from inside a sandbox.
 //! - [`journal`]: one line out: to stderr or to systemd's journal.
 //! - [`config`]: pool files and profiles, from text to typed values.
 //! - [`fpm`]: php-fpm: its configuration, its log, the FastCGI protocol.
@@ -15,6 +16,7 @@
 //! - [`cli`]: what a person types.
 //! - [`command`]: what it does.
 
+pub mod attack;
 pub mod cli;
 pub mod command;
 pub mod config;

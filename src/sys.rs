@@ -363,6 +363,38 @@ pub fn listen(fd: BorrowedFd<'_>, backlog: u32) -> nix::Result<()> {
     Errno::result(unsafe { libc::listen(fd.as_raw_fd(), backlog) }).map(drop)
 }
 
+/// getsockopt(2) with the value as the kernel's own bytes; how many of `value` it has filled.
+///
+/// Not for an option whose value holds an address, through which the kernel would write elsewhere.
+pub fn socket_option(fd: BorrowedFd<'_>, level: i32, option: i32, value: &mut [u8]) -> nix::Result<usize> {
+    let mut length = value.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, which `value` has, and the length itself.
+    let answer = unsafe {
+        libc::getsockopt(fd.as_raw_fd(), level, option, value.as_mut_ptr().cast(), &raw mut length)
+    };
+    Errno::result(answer).map(|_| length as usize)
+}
+
+/// setsockopt(2) with the value as the kernel's own bytes: those that [`socket_option`] gave.
+pub fn set_socket_option(fd: BorrowedFd<'_>, level: i32, option: i32, value: &[u8]) -> nix::Result<()> {
+    // SAFETY: the kernel reads `value` within its length and writes nothing.
+    let answer = unsafe {
+        libc::setsockopt(fd.as_raw_fd(), level, option, value.as_ptr().cast(), value.len() as libc::socklen_t)
+    };
+    Errno::result(answer).map(drop)
+}
+
+/// connect(2) to AF_UNSPEC: a TCP socket of any state becomes one that is bound and nothing more.
+pub fn disconnect(fd: BorrowedFd<'_>) -> nix::Result<()> {
+    // SAFETY: a sockaddr of zeros is valid, of the family AF_UNSPEC.
+    let nowhere: libc::sockaddr = unsafe { std::mem::zeroed() };
+    // SAFETY: `nowhere` outlives the call, and the length is its own.
+    let answer = unsafe {
+        libc::connect(fd.as_raw_fd(), &raw const nowhere, size_of::<libc::sockaddr>() as libc::socklen_t)
+    };
+    Errno::result(answer).map(drop)
+}
+
 /// Attaches a classic BPF program to a socket (socket(7), SO_ATTACH_FILTER).
 pub fn attach_filter(fd: BorrowedFd<'_>, program: &[libc::sock_filter]) -> nix::Result<()> {
     let length = u16::try_from(program.len()).map_err(|_| Errno::EINVAL)?;

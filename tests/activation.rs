@@ -722,7 +722,7 @@ fn a_unix_listener_shut_down_by_a_tenant_is_seen_and_replaced() {
     assert!(!listener.accepts() && !listener.has_waiting());
     assert!(UnixStream::connect(&path).is_err());
 
-    listener.repair(&plain()).unwrap();
+    listener.mend(&plain()).result.unwrap();
     assert!(listener.accepts());
     assert_eq!(bits(&path), 0o660);
     let _client = UnixStream::connect(&path).unwrap();
@@ -743,7 +743,7 @@ fn a_tcp_listener_shut_down_by_a_tenant_is_seen_and_listens_again() {
         assert!(!listener.accepts() && !listener.has_waiting());
         assert!(TcpStream::connect(address).is_err());
 
-        listener.repair(&plain()).unwrap();
+        listener.mend(&plain()).result.unwrap();
         assert!(listener.accepts());
         let _client = TcpStream::connect(address).unwrap();
         accept_tcp(&listener);
@@ -756,7 +756,7 @@ fn a_tcp_listener_disconnected_by_a_tenant_is_seen_and_listens_again() {
     let af_unspec = "connect(STDIN, pack('x16'))";
     tenant_in_perl(&listener, af_unspec);
     assert_eq!(listener.health(), Health::NotListening);
-    listener.repair(&plain()).unwrap();
+    listener.mend(&plain()).result.unwrap();
     let _client = TcpStream::connect(tcp_address(&listener)).unwrap();
     accept_tcp(&listener);
 }

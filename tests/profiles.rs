@@ -263,6 +263,8 @@ fn a_landlock_that_is_switched_off_or_missing_stops_every_pool_that_wants_it() {
         let error = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(4), "{error}");
         assert!(error.contains(words) && error.lines().count() == 1, "{error}");
+        let host = String::from_utf8(output.stdout).unwrap();
+        assert!(host.contains(&format!("  Landlock          NO: {words}")), "{host}");
     }
     assert_eq!(check(&rig, &[]).status.code(), Some(0));
 }

@@ -5,13 +5,15 @@ mod rig;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use howdah::config::pool::ImageRef;
 use howdah::image::Image;
-use rig::{Rig, TENANT};
+use rig::{OTHER, Rig, TENANT};
 
 /// Copies `program` and the libraries that it is linked with below `root`.
 fn copy_program(root: &Path, program: &Path) {
@@ -315,6 +317,7 @@ fn an_images_php_fpm_is_asked_behind_the_walls() {
         fs::write(&place, format!("{script}'\n")).unwrap();
         pool(&rig, &image, "");
         rig.serve();
+        assert_eq!(rig.try_get("blog", "/do.php").unwrap().status, 503);
         let line = rig.wait_log("is no php-fpm but");
         assert!(line.contains(wanted), "{line}");
         assert_eq!(rig.end(), 0);
@@ -338,4 +341,38 @@ fn an_image_with_a_thousand_directories_in_its_root_is_refused_by_one_line() {
         image.display()
     );
     assert_eq!(line, wanted);
+}
+
+#[test]
+fn an_image_whose_php_fpm_hangs_keeps_nobody_else_waiting() {
+    let mut rig = Rig::new();
+    let image = rig.path("image");
+    make_image(&image);
+    let_it_say(&image, "'\nwhile :; do :; done; echo '");
+    pool(&rig, &image, "[start]\ntimeout = \"3s\"\n");
+    rig.inside("shop", OTHER, "");
+    rig.serve();
+    let mut waiting = UnixStream::connect(rig.socket("blog")).unwrap();
+    rig.wait_state("blog", "starting");
+    // It is asked in a cgroup of its own, which holds what it uses to the pool's limits.
+    let asked = rig.cgroup().join("blog.ask/cgroup.procs");
+    assert_ne!(fs::read_to_string(&asked).unwrap(), "");
+    assert_eq!(rig.php("shop", "echo 'shop';"), "shop");
+    assert_eq!(rig.state("blog"), "starting", "the neighbour's answer had to wait for it:\n{}", rig.log());
+    let wanted = format!(
+        "howdah: pool blog: image {}: /usr/sbin/php-fpm -i did not end within 3 s: try it by hand [blog.1]",
+        image.display()
+    );
+    assert_eq!(rig.wait_log("did not end"), wanted);
+    rig::wait_for("the end of its cgroup", std::time::Duration::from_secs(5), || {
+        (!asked.exists()).then_some(())
+    });
+    let mut answer = Vec::new();
+    let _ = waiting.read_to_end(&mut answer);
+    assert_eq!(rig.try_get("blog", "/do.php").unwrap().status, 503);
+    // Repaired, it serves.
+    fs::rename(image.join("usr/libexec/real"), image.join("usr/sbin/php-fpm")).unwrap();
+    let mended = || rig.try_get("blog", "/do.php").ok().filter(|response| response.status == 200);
+    rig::wait_for("the mended image", std::time::Duration::from_secs(20), mended);
+    assert_eq!(rig.end(), 0);
 }

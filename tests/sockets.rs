@@ -641,7 +641,8 @@ fn systemd_s_socket_that_a_tenant_shut_down_is_told_with_what_to_do() {
         lines(&rig, "for good"),
         [format!(
             "howdah: pool blog: listen again on {path}: Cannot send after transport endpoint shutdown \
-             (ESHUTDOWN): a process shut it down for good: restart its socket unit"
+             (ESHUTDOWN): a process shut it down for good: restart its socket unit, and howdah with it \
+             (systemctl restart blog.socket howdah.service)"
         )]
     );
     // And it is told once: a dead socket does not keep serve awake.

@@ -1,6 +1,7 @@
 //! The commands, each in its file. What a person reads is printed here and nowhere else.
 #![allow(clippy::print_stdout)]
 
+mod audit;
 mod check;
 mod events;
 mod host;
@@ -90,6 +91,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Ps(arguments) => ps::run(&arguments),
         Command::Events(arguments) => events::run(&arguments),
         Command::Request(arguments) => request::run(&arguments),
+        Command::Audit(arguments) => audit::run(&arguments),
         Command::Spec(arguments) => spec::run(&arguments),
         Command::Completions(arguments) => {
             clap_complete::generate(arguments.shell, &mut Cli::command(), "howdah", &mut io::stdout());

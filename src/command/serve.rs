@@ -21,7 +21,7 @@ use crate::pool::activation::{self, Assigned, Inherited};
 use crate::pool::admission::{Admission, Fate};
 use crate::pool::adoption::{self, Estate, Found};
 use crate::pool::prepare::Places;
-use crate::pool::supervisor::{Settings, Supervisor};
+use crate::pool::supervisor::{Settings, Supervisor, listening};
 use crate::sandbox::cgroup::Base;
 use crate::sys;
 
@@ -295,10 +295,6 @@ fn orphan(
     admission.adopt(found, &addresses).map_err(|errno| errno.to_string())?;
     admission.adopted.iter_mut().for_each(|adopted| adopted.fate = Fate::End);
     Ok(admission)
-}
-
-fn listening(pools: usize) -> String {
-    if pools == 1 { "1 pool listens".to_owned() } else { format!("{pools} pools listen") }
 }
 
 fn default_parallel_starts() -> usize {

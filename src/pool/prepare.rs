@@ -2,26 +2,24 @@
 //! php, root directory made, spec built, filter compiled. Done at a pool's
 //! first start and again when something it rests on has changed.
 
+mod question;
+
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::stat::Mode;
 use oci_spec::OciSpecError;
 use oci_spec::runtime::Spec;
 use seccompiler::BpfProgram;
 
+pub use self::question::Question;
 use super::outbound::OutboundError;
 use crate::config::network::Ports;
-use crate::config::pool::{ImageRef, Limits, Network, Pool};
+use crate::config::pool::{ImageRef, Network, Pool};
 use crate::config::profile::{self, Namespace, Profile, ProfileError};
 use crate::config::types::AbsPath;
 use crate::fpm::conf::{self, ConfError};
@@ -29,10 +27,11 @@ use crate::fpm::probe::{self, Info, ProbeError};
 use crate::fpm::tenant::{TenantError, read_tenant_file};
 use crate::image::{Image, ImageError, Layout, Owner, write_etc};
 use crate::sandbox::block::{self, BlockError};
+use crate::sandbox::cgroup::{Base, CgroupError};
 use crate::sandbox::landlock::{self, LandlockError};
+use crate::sandbox::mounts;
 use crate::sandbox::seccomp::{self, SeccompError};
-use crate::sandbox::step::{Step, StepError};
-use crate::sandbox::{self, Outcome, Plan, mounts};
+use crate::sandbox::step::StepError;
 use crate::{paths, spec, sys};
 
 /// Why a pool cannot be started; one line each.
@@ -109,6 +108,9 @@ pub enum PrepareError {
     /// A step of the sandbox.
     #[error(transparent)]
     Step(#[from] StepError),
+    /// The cgroup in which an image's php-fpm is asked.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
     /// A file of howdah's own.
     #[error("{}: {}", path.display(), sys::told(.error))]
     File {
@@ -229,28 +231,68 @@ const SCAN_DIR: &str = "/etc/howdah/php.d";
 /// The first listening socket's descriptor.
 const FIRST_LISTENER: i32 = 3;
 
+/// Pools with the same have the same php.
+fn key_of(pool: &Pool) -> (ImageRef, Option<AbsPath>) {
+    (pool.image.clone(), pool.fpm.binary.clone())
+}
+
 impl Workshop {
-    /// The image of `pool` and what its php-fpm says of itself; asked once, in a sandbox of the pool's own.
+    /// The image of `pool` and what its php-fpm says of itself; waits for that
+    /// where it is not known.
     ///
     /// # Errors
     /// No image, no php-fpm, one that is too old or does not run.
     pub fn image(&mut self, pool: &Pool, places: &Places) -> Result<Rc<Known>, PrepareError> {
-        let key = (pool.image.clone(), pool.fpm.binary.clone());
-        if let Some(known) = self.images.get(&key).filter(|known| known.2.holds()) {
-            return Ok(Rc::clone(known));
+        if let Some(mut question) = self.question(pool, places, None)? {
+            question.wait(Duration::from_secs(10));
+            self.learn(question, pool)?;
+        }
+        Ok(Rc::clone(&self.images[&key_of(pool)]))
+    }
+
+    /// Whether `pool` has an image with a php-fpm; the host's own is asked what it is as well.
+    ///
+    /// # Errors
+    /// As those of [`Workshop::image`].
+    pub fn look_at(&mut self, pool: &Pool, places: &Places) -> Result<(), PrepareError> {
+        match pool.image {
+            ImageRef::Host => self.image(pool, places).map(drop),
+            ImageRef::Directory(_) => Ok(Image::locate(&pool.image, pool.fpm.binary.as_ref()).map(drop)?),
+        }
+    }
+
+    /// What `pool`'s image must be asked before anything else: its php-fpm, if it is not known yet.
+    ///
+    /// # Errors
+    /// No image, no php-fpm, or no sandbox to ask it in.
+    pub fn question(
+        &mut self,
+        pool: &Pool,
+        places: &Places,
+        base: Option<&Base>,
+    ) -> Result<Option<Question>, PrepareError> {
+        if self.images.get(&key_of(pool)).is_some_and(|known| known.2.holds()) {
+            return Ok(None);
         }
         let image = Image::locate(&pool.image, pool.fpm.binary.as_ref())?;
         let profile = self.profile(pool, places)?;
         let seccomp = self.filter(&profile)?;
-        let text = ask_php(&image, pool, (&profile, seccomp), places)?;
+        Question::begin(image, pool, (&profile, seccomp), places, base).map(Some)
+    }
+
+    /// Remembers what the image of `pool` answered.
+    ///
+    /// # Errors
+    /// A php-fpm that is too old, or is none.
+    pub fn learn(&mut self, question: Question, pool: &Pool) -> Result<(), PrepareError> {
+        let (image, text) = question.finish(pool)?;
         let info = Info::parse(&text, &image.binary)
             .map_err(|error| PrepareError::Unfit { image: pool.image.clone(), error })?;
         let mut paths = vec![image.on_host(&image.binary), image.on_host(Path::new("/etc"))];
         paths.extend(image.on_host(&image.binary).parent().map(Path::to_owned));
         paths.extend(info.loaded_ini.iter().chain(&info.scan_dir).map(|path| image.on_host(path)));
-        let known = Rc::new((image, info, Stamp::of(paths)));
-        self.images.insert(key, Rc::clone(&known));
-        Ok(known)
+        self.images.insert(key_of(pool), Rc::new((image, info, Stamp::of(paths))));
+        Ok(())
     }
 
     fn profile(&self, pool: &Pool, places: &Places) -> Result<Rc<Profile>, PrepareError> {
@@ -562,89 +604,4 @@ fn check_state(pool: &Pool, path: &Path) -> Result<(), PrepareError> {
         pool.user.name
     ));
     Err(PrepareError::File { path: path.to_owned(), error })
-}
-
-/// `php-fpm -i`, run in a sandbox like the pool's own: the image may be anybody's.
-fn ask_php(
-    image: &Image,
-    pool: &Pool,
-    (profile, seccomp): (&Profile, Rc<[BpfProgram]>),
-    places: &Places,
-) -> Result<String, PrepareError> {
-    let bare = Pool {
-        mounts: Vec::new(),
-        network: Some(Network::None),
-        sockets: Vec::new(),
-        limits: Limits::default(),
-        ..pool.clone()
-    };
-    let scratch = places.runtime.join(format!("probe-{}", pool.name));
-    let rootfs = scratch.join("rootfs");
-    let php = [PathBuf::from("/etc/php")];
-    let layout = image.layout(&[], &php)?;
-    let spec = spec::build(&spec::Input {
-        pool: &bare,
-        profile,
-        image: &image.root,
-        layout: &layout,
-        rootfs: &rootfs,
-        state: &[],
-        services: &[],
-        io_max: &[],
-        args: vec![image.binary.display().to_string(), "-i".to_owned()],
-        env: vec!["PATH=/usr/sbin:/usr/bin".to_owned()],
-    })?;
-    make_root(pool, &Network::None, &rootfs, &layout, &spec, &[])?;
-    let answer = run_to_end(&spec, seccomp);
-    let _ = fs::remove_dir_all(&scratch);
-    let text = answer?;
-    if text.is_empty() {
-        let reason = "no output: does it run on this machine? try it by hand".to_owned();
-        let binary = image.binary.clone();
-        return Err(PrepareError::Silent { image: pool.image.clone(), binary, reason });
-    }
-    Ok(text)
-}
-
-/// The most that `php-fpm -i` says: ten times what it says with every extension.
-const ANSWER_LIMIT: usize = 1 << 20;
-
-/// Runs the spec's program until it ends or falls silent for ever, at most ten
-/// seconds, and returns what it wrote.
-fn run_to_end(spec: &Spec, seccomp: Rc<[BpfProgram]>) -> Result<String, PrepareError> {
-    let refuse = |errno: Errno| StepError::new(Step::ArrangeDescriptors, "(for php-fpm -i)", errno);
-    let (answer, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(refuse)?;
-    let null = nix::fcntl::open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
-        .map(sys::owned)
-        .map_err(refuse)?;
-    let copy = writer.try_clone().map_err(|_| refuse(Errno::EMFILE))?;
-    let plan = Plan::new(spec, seccomp, vec![null, copy, writer])?;
-    let launched = sandbox::launch(&plan, None, None)?;
-    // And with it our ends of the pipe for writing.
-    drop(plan);
-    let text = read_answer(answer, Instant::now() + Duration::from_secs(10));
-    launched.kill();
-    let _ = nix::sys::wait::waitpid(launched.pid, None);
-    if let Outcome::Failed(error) = launched.outcome() {
-        return Err(error.into());
-    }
-    Ok(String::from_utf8_lossy(&text).into_owned())
-}
-
-/// Reads until the end of the file, `until`, or more than anybody has to say.
-fn read_answer(answer: OwnedFd, until: Instant) -> Vec<u8> {
-    let mut text = Vec::new();
-    let mut bytes = [0; 16 << 10];
-    while text.len() < ANSWER_LIMIT {
-        let left = PollTimeout::try_from(until.saturating_duration_since(Instant::now()));
-        let mut ends = [PollFd::new(answer.as_fd(), PollFlags::POLLIN)];
-        if !matches!(poll(&mut ends, left.unwrap_or(PollTimeout::ZERO)), Ok(1)) {
-            break;
-        }
-        match nix::unistd::read(answer.as_raw_fd(), &mut bytes) {
-            Ok(0) | Err(_) => break,
-            Ok(length) => text.extend(&bytes[..length]),
-        }
-    }
-    text
 }

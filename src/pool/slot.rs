@@ -9,7 +9,8 @@ use super::activation::{ActivationError, Listener};
 use super::generation::{Generation, LaunchError};
 use super::limits::{Bucket, Tally};
 use super::machine::{Machine, Timing};
-use super::prepare::{Places, PrepareError, Prepared, Workshop};
+use super::prepare::{Places, PrepareError, Prepared, Question, Workshop};
+
 use super::quiesce::{self, Activity, Door};
 use super::record::Record;
 use crate::config::pool::{OnFailure, Pool};
@@ -31,18 +32,35 @@ pub struct Slot {
     pub record: Record,
     /// The generation that runs.
     pub generation: Option<Generation>,
+    /// What its image is asked before the next generation can be launched.
+    pub question: Option<Question>,
     /// The pool as its file says now; it takes the place of `pool` when the generation has ended.
     pub successor: Option<Pool>,
     /// The deadline that the supervisor's clock knows of.
     pub clock: Option<Instant>,
-    /// Whether the sockets are watched.
-    pub watched: bool,
+    /// What the sockets are watched for.
+    pub watched: Watch,
+    /// The last generation that shut one of them down.
+    pub shut_by: Option<u64>,
+    /// Why the pool cannot be reached, for as long as it cannot.
+    pub unreachable: Option<String>,
     /// Whether its own sockets let nobody new in any more.
     pub shut: bool,
     /// What limits do to it, and what is still to be told of that.
     pub vigil: Vigil,
     prepared: Option<Box<Prepared>>,
     doors: Vec<Door>,
+}
+
+/// What a pool's sockets are watched for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watch {
+    /// They are not.
+    Nothing,
+    /// That nobody shuts them down: connections are the generation's, and do not wake howdah.
+    Hangups,
+    /// And for connections.
+    Connections,
 }
 
 /// What limits do to one pool, and what is still to be told of that.
@@ -127,9 +145,12 @@ impl Slot {
             listeners,
             record: Record::default(),
             generation: None,
+            question: None,
             successor: None,
             clock: None,
-            watched: false,
+            watched: Watch::Nothing,
+            shut_by: None,
+            unreachable: None,
             shut: false,
             vigil: Vigil::default(),
             prepared: None,
@@ -153,7 +174,25 @@ impl Slot {
         self.prepared = None;
     }
 
-    /// Launches the next generation.
+    /// Begins the next generation by asking its image what it is; false if that is known.
+    ///
+    /// # Errors
+    /// No image, no php-fpm, or no sandbox to ask it in.
+    pub fn ask(
+        &mut self,
+        workshop: &mut Workshop,
+        places: &Places,
+        base: Option<&Base>,
+    ) -> Result<bool, PrepareError> {
+        // Counted before anything can fail, so that each failure has a number of its own.
+        self.record.generation += 1;
+        if !self.prepared.as_ref().is_some_and(|prepared| prepared.is_fresh()) {
+            self.question = workshop.question(&self.pool, places, base)?;
+        }
+        Ok(self.question.is_some())
+    }
+
+    /// Launches the generation that [`Slot::ask`] began.
     ///
     /// # Errors
     /// The first thing that is not as the pool asks.
@@ -164,8 +203,6 @@ impl Slot {
         base: Option<&Base>,
         network: Option<&mut SpareNetwork>,
     ) -> Result<Vec<String>, StartError> {
-        // Counted before anything can fail, so that each failure has a number of its own.
-        self.record.generation += 1;
         let mut notices = Vec::new();
         if !self.prepared.as_ref().is_some_and(|prepared| prepared.is_fresh()) {
             self.prepared = None;
@@ -183,6 +220,7 @@ impl Slot {
         let Some(prepared) = &self.prepared else { return Ok(notices) };
         self.doors = self.listeners.iter().map(Door::of).collect::<Result<_, _>>()?;
         self.listeners.iter().try_for_each(Listener::make_blocking)?;
+        self.listeners.iter_mut().for_each(Listener::remember);
         self.record.configuration = Some(fingerprint(&self.pool));
         self.record.network = spec::network(&self.pool, &prepared.profile).to_string();
         let sockets: Vec<_> = self.listeners.iter().map(AsFd::as_fd).collect();
@@ -218,11 +256,6 @@ impl Slot {
 
     /// Whether a worker ran since the last look.
     pub fn look(&mut self) -> bool {
-        // Workers that a tenant has made see EAGAIN end and are forked again without end:
-        // a pool that works hard for nobody, and is never idle.
-        for listener in &self.listeners {
-            let _ = listener.make_blocking();
-        }
         let Some(generation) = &mut self.generation else { return false };
         let now = Activity::read(generation.process.pid);
         let active = now.since(&generation.activity);

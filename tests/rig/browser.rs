@@ -1,7 +1,7 @@
 //! What a visitor does: pages, forms and cookies, by curl.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 /// A visitor with cookies of their own.
@@ -68,11 +68,6 @@ impl Browser {
             words.extend([how.to_owned(), format!("{name}={value}")]);
         }
         self.ask(&words.iter().map(String::as_str).collect::<Vec<_>>()).ok()
-    }
-
-    /// Where the cookies are.
-    pub fn jar(&self) -> &Path {
-        &self.jar
     }
 }
 

@@ -18,11 +18,12 @@ use super::nginx::Nginx;
 use super::torture::free_port;
 use super::{Rig, wait_for};
 
-/// A pool that runs an example, behind nginx.
+/// A pool that runs an example, behind nginx. What writes into the rig's directory ends before it.
 pub struct Site {
+    pub database: Option<MariaDb>,
+    pub nginx: Nginx,
     pub rig: Rig,
     pub pool: &'static str,
-    pub nginx: Nginx,
     host: String,
     address: SocketAddr,
 }
@@ -50,7 +51,7 @@ impl Site {
         rig.shell(&format!("mkdir -p sockets; E={}; cd srv; {files}", examples.join(pool).display()));
         rig.serve();
         let nginx = Nginx::start(&rig.path("nginx"), &conf, address);
-        Self { rig, pool, nginx, host, address }
+        Self { database: None, nginx, rig, pool, host, address }
     }
 
     /// The address of a page, as visitors have it.
@@ -79,6 +80,11 @@ impl Site {
         let text = String::from_utf8_lossy(&answer.body).into_owned();
         assert_eq!(answer.status, 200, "{script}: {text}");
         text
+    }
+
+    /// What the database's root is told.
+    pub fn ask_database(&self, sql: &str) -> String {
+        self.database.as_ref().unwrap().ask(sql).unwrap()
     }
 
     /// Waits until nobody has asked for long enough; the last generation's number.
@@ -122,7 +128,7 @@ fn around(server: &str) -> String {
 /// A MariaDB of the test's own, without network: its socket is `mysqld/mysqld.sock` of the rig.
 pub struct MariaDb {
     child: Child,
-    socket: PathBuf,
+    directory: PathBuf,
 }
 
 /// Neither root nor the account of a pool.
@@ -131,56 +137,77 @@ const SERVER: (&str, u32) = ("list", 38);
 impl MariaDb {
     /// Makes a data directory and runs the server on it.
     pub fn start(rig: &Rig) -> Self {
-        let (data, directory) = (rig.path("mariadb"), rig.path("mysqld"));
-        let socket = directory.join("mysqld.sock");
-        fs::create_dir(&directory).unwrap();
-        std::os::unix::fs::chown(&directory, Some(SERVER.1), None).unwrap();
-        let user = format!("--user={}", SERVER.0);
-        let datadir = format!("--datadir={}", data.display());
-        let log = || fs::File::options().create(true).append(true).open(rig.path("mariadb.log")).unwrap();
-        let made = Command::new("mariadb-install-db")
-            .args(["--no-defaults", "--skip-test-db", "--skip-name-resolve"])
-            .args(["--auth-root-authentication-method=socket", &user, &datadir])
-            .stdout(log())
-            .stderr(log())
+        let directory = rig.path("");
+        fs::create_dir(rig.path("mysqld")).unwrap();
+        std::os::unix::fs::chown(rig.path("mysqld"), Some(SERVER.1), None).unwrap();
+        let made = Self::command(&directory, "mariadb-install-db")
+            .args(["--skip-test-db", "--skip-name-resolve", "--force"])
+            .arg("--auth-root-authentication-method=socket")
             .status()
             .expect("mariadb-install-db, of Debian's package mariadb-server-core");
-        let told = || fs::read_to_string(rig.path("mariadb.log")).unwrap_or_default();
-        assert!(made.success(), "{}", told());
-        let child = Command::new("mariadbd")
-            .args(["--no-defaults", "--skip-networking", &user, &datadir])
-            .arg(format!("--socket={}", socket.display()))
-            .arg(format!("--pid-file={}", data.join("pid").display()))
-            .stdin(Stdio::null())
-            .stdout(log())
-            .stderr(log())
+        assert!(made.success(), "{}", fs::read_to_string(rig.path("mariadb.log")).unwrap());
+        Self { child: Self::spawn(&directory), directory }
+    }
+
+    /// Stops the server and starts it anew, as an upgrade of the package does.
+    pub fn restart(&mut self) {
+        kill(self.pid(), Signal::SIGTERM).unwrap();
+        self.child.wait().unwrap();
+        self.child = Self::spawn(&self.directory);
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).unwrap())
+    }
+
+    /// A program of the server's, with what all of them are told.
+    fn command(directory: &Path, program: &str) -> Command {
+        let log =
+            || fs::File::options().create(true).append(true).open(directory.join("mariadb.log")).unwrap();
+        let mut command = Command::new(program);
+        command.arg("--no-defaults").arg(format!("--user={}", SERVER.0));
+        command.arg(format!("--datadir={}", directory.join("mariadb").display()));
+        command.stdin(Stdio::null()).stdout(log()).stderr(log());
+        command
+    }
+
+    /// Runs the server until it answers.
+    fn spawn(directory: &Path) -> Child {
+        let mut child = Self::command(directory, "mariadbd")
+            .arg("--skip-networking")
+            .arg(format!("--socket={}", directory.join("mysqld/mysqld.sock").display()))
+            .arg(format!("--pid-file={}", directory.join("mariadb/pid").display()))
             .spawn()
             .expect("mariadbd, of Debian's package mariadb-server-core");
-        let mut server = Self { child, socket };
         wait_for("MariaDB", Duration::from_secs(30), || {
-            assert!(matches!(server.child.try_wait(), Ok(None)), "it ended: {}", told());
-            server.ask("SELECT 1").ok()
+            let told = || fs::read_to_string(directory.join("mariadb.log")).unwrap_or_default();
+            assert!(matches!(child.try_wait(), Ok(None)), "it ended: {}", told());
+            ask(directory, "SELECT 1").ok()
         });
-        server
+        child
     }
 
     /// Asks as root, whom the server knows by the socket.
     pub fn ask(&self, sql: &str) -> Result<String, String> {
-        let output = Command::new("mariadb")
-            .args(["--no-defaults", "--batch", "--skip-column-names"])
-            .arg(format!("--socket={}", self.socket.display()))
-            .args(["--execute", sql])
-            .output()
-            .expect("mariadb, of Debian's package mariadb-client-core");
-        let told = |text: Vec<u8>| String::from_utf8_lossy(&text).trim_end().to_owned();
-        if output.status.success() { Ok(told(output.stdout)) } else { Err(told(output.stderr)) }
+        ask(&self.directory, sql)
     }
+}
+
+fn ask(directory: &Path, sql: &str) -> Result<String, String> {
+    let output = Command::new("mariadb")
+        .args(["--no-defaults", "--batch", "--skip-column-names"])
+        .arg(format!("--socket={}", directory.join("mysqld/mysqld.sock").display()))
+        .args(["--execute", sql])
+        .output()
+        .expect("mariadb, of Debian's package mariadb-client-core");
+    let told = |text: Vec<u8>| String::from_utf8_lossy(&text).trim_end().to_owned();
+    if output.status.success() { Ok(told(output.stdout)) } else { Err(told(output.stderr)) }
 }
 
 impl Drop for MariaDb {
     fn drop(&mut self) {
         // It holds nothing that outlives the test.
-        let _ = kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), Signal::SIGKILL);
+        let _ = kill(self.pid(), Signal::SIGKILL);
         let _ = self.child.wait();
     }
 }

@@ -1,5 +1,6 @@
 //! A profile beside the built-in `hosting`: what it opens, and what it closes.
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -10,6 +11,9 @@ impl Profile {
     /// What `hosting` refuses and this profile does not, each as a few words; of
     /// two filters it can only say that they differ.
     pub fn weakened(&self) -> Vec<String> {
+        if self.is_hosting() {
+            return Vec::new();
+        }
         let hosting = hosting();
         let mut found = Vec::new();
         match &self.seccomp {
@@ -48,12 +52,15 @@ impl Profile {
         if reach(&self.network) > reach(&hosting.network) {
             found.push(format!("network.mode is {:?} by default", self.network.mode()));
         }
-        found.extend(larger(&self.limits, &hosting.limits));
+        found.extend(limits(&self.limits, &hosting.limits, Ordering::Greater));
         found
     }
 
     /// What this profile refuses and `hosting` does not, each as a few words.
     pub fn stricter(&self) -> Vec<String> {
+        if self.is_hosting() {
+            return Vec::new();
+        }
         let hosting = hosting();
         let mut found = Vec::new();
         if self.dangerous > hosting.dangerous {
@@ -78,8 +85,16 @@ impl Profile {
         found.extend(refused.filter(|_| self.landlock).map(|kind| format!("nothing in {kind} is executed")));
         let masked = self.masked_paths.iter().filter(|path| !hosting.masked_paths.contains(path));
         found.extend(masked.map(|path| format!("{path} is masked")));
-        found.extend(smaller(&self.limits, &hosting.limits));
+        found.extend(limits(&self.limits, &hosting.limits, Ordering::Less));
         found
+    }
+}
+
+impl Profile {
+    /// Whether it is the built-in `hosting`, with no file over it: the most frequent
+    /// one, and not worth reading another for.
+    fn is_hosting(&self) -> bool {
+        matches!(self.files.as_slice(), [(file, _)] if file.starts_with("(built in)"))
     }
 }
 
@@ -112,46 +127,23 @@ fn opened(ours: &Profile, hosting: &Profile) -> Vec<String> {
     found
 }
 
-/// Limits of `ours` above those of `hosting`.
-fn larger(ours: &Limits, hosting: &Limits) -> Vec<String> {
-    fn row<T: PartialOrd + fmt::Display>(name: &str, ours: &Option<T>, theirs: &Option<T>) -> Option<String> {
+/// Limits of `ours` that are above those of `hosting` (`Greater`) or below them (`Less`).
+fn limits(ours: &Limits, hosting: &Limits, wanted: Ordering) -> Vec<String> {
+    type Row = Option<(Ordering, String)>;
+    fn row<T: PartialOrd + fmt::Display>(name: &str, ours: &Option<T>, theirs: &Option<T>) -> Row {
+        let name = format!("limits.{name}");
         match (ours, theirs) {
-            (Some(ours), Some(theirs)) if ours > theirs => {
-                Some(format!("limits.{name} is {ours}, above {theirs}"))
-            }
-            (None, Some(theirs)) => Some(format!("limits.{name} is unset, above {theirs}")),
-            _ => None,
+            (Some(ours), Some(theirs)) => match ours.partial_cmp(theirs)? {
+                Ordering::Equal => None,
+                Ordering::Greater => Some((Ordering::Greater, format!("{name} is {ours}, above {theirs}"))),
+                Ordering::Less => Some((Ordering::Less, format!("{name} is {ours}, below {theirs}"))),
+            },
+            (None, Some(theirs)) => Some((Ordering::Greater, format!("{name} is unset, above {theirs}"))),
+            (Some(ours), None) => Some((Ordering::Less, format!("{name} is {ours}"))),
+            (None, None) => None,
         }
     }
-    [
-        row("memory", &ours.memory, &hosting.memory),
-        row("swap", &ours.swap, &hosting.swap),
-        row("tasks", &ours.tasks, &hosting.tasks),
-        row("tmp", &ours.tmp, &hosting.tmp),
-        row("open_files", &ours.open_files, &hosting.open_files),
-        row("core", &ours.core, &hosting.core),
-        row("memlock", &ours.memlock, &hosting.memlock),
-        row("msgqueue", &ours.msgqueue, &hosting.msgqueue),
-        row("sigpending", &ours.sigpending, &hosting.sigpending),
-        row("stack", &ours.stack, &hosting.stack),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
-}
-
-/// Limits of `ours` below those of `hosting`, or that only `ours` has.
-fn smaller(ours: &Limits, hosting: &Limits) -> Vec<String> {
-    fn row<T: PartialOrd + fmt::Display>(name: &str, ours: &Option<T>, theirs: &Option<T>) -> Option<String> {
-        match (ours, theirs) {
-            (Some(ours), Some(theirs)) if ours < theirs => {
-                Some(format!("limits.{name} is {ours}, below {theirs}"))
-            }
-            (Some(ours), None) => Some(format!("limits.{name} is {ours}")),
-            _ => None,
-        }
-    }
-    [
+    let rows = [
         row("memory", &ours.memory, &hosting.memory),
         row("swap", &ours.swap, &hosting.swap),
         row("tasks", &ours.tasks, &hosting.tasks),
@@ -163,8 +155,6 @@ fn smaller(ours: &Limits, hosting: &Limits) -> Vec<String> {
         row("msgqueue", &ours.msgqueue, &hosting.msgqueue),
         row("sigpending", &ours.sigpending, &hosting.sigpending),
         row("stack", &ours.stack, &hosting.stack),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+    ];
+    rows.into_iter().flatten().filter(|(order, _)| *order == wanted).map(|(_, words)| words).collect()
 }

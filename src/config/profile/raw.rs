@@ -225,7 +225,7 @@ fn reason(message: &str) -> String {
     let mut quoted = message.split('`').skip(1).step_by(2);
     match quoted.next() {
         Some(key) if message.starts_with("unknown field") => {
-            format!("unknown key \"{key}\"{}", near(key, quoted))
+            format!("unknown key {key:?}{}", near(key, quoted))
         }
         _ => message.replace('\n', " "),
     }

@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use caps::Capability;
+use proptest::prelude::*;
+use proptest::{collection, sample};
 
 use super::super::pool::{Network, ProfileRef};
 use super::super::types::{AbsPath, Bytes};
@@ -361,4 +363,51 @@ fn limits_of_one_process_and_of_devices_are_a_profiles_too() {
     assert_eq!(profile.weakened(), weaker);
     let error = read(&[("x.toml", "[[limits.io_max]]\npath = \"/srv\"\n")]).unwrap_err();
     assert!(error.ends_with(":2: io_max limits nothing: write rbps, wbps, riops or wiops"), "{error}");
+}
+
+/// Text that looks more like a profile than noise does.
+fn toml_like() -> impl Strategy<Value = String> {
+    let key = sample::select(vec![
+        "base",
+        "seccomp",
+        "dangerous",
+        "execve",
+        "landlock",
+        "landlock_abi",
+        "landlock_execute",
+        "share",
+        "proc",
+        "capabilities",
+        "code",
+        "tmp",
+        "mode",
+        "memory",
+        "tasks",
+        "\"net.a\"",
+        "\"kernel.sem\"",
+        "\"a\\nb\"",
+    ]);
+    let value = prop_oneof![
+        Just("\"hosting\"".to_owned()),
+        Just("[\"tmp\", \"noexec\", \"ipc\"]".to_owned()),
+        any::<i64>().prop_map(|number| number.to_string()),
+        any::<bool>().prop_map(|on| on.to_string()),
+        any::<String>().prop_map(|text| format!("{text:?}")),
+    ];
+    let table = sample::select(vec!["mount_flags", "network", "sysctl", "limits", "other"]);
+    let line = prop_oneof![
+        4 => (key, value).prop_map(|(key, value)| format!("{key} = {value}\n")),
+        1 => table.prop_map(|table| format!("[{table}]\n")),
+    ];
+    collection::vec(line, 0..6).prop_map(|lines| lines.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+    #[test]
+    fn any_text_is_a_profile_or_one_line(text in prop_oneof![3 => toml_like(), 1 => any::<String>()]) {
+        if let Err(line) = read(&[("x.toml", &text)]) {
+            prop_assert!(!line.contains(char::is_control), "{line:?}");
+        }
+    }
 }

@@ -47,13 +47,27 @@ pub fn bind(listen: &Listen, socket: &Socket) -> Result<Listener, ActivationErro
     }
 }
 
-fn bind_tcp(listen: &Listen, address: SocketAddr, backlog: u32) -> Result<Listener, ActivationError> {
-    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+/// A socket with the options that one for `listen` has, not bound yet.
+pub(super) fn like(listen: &Listen) -> Result<OwnedFd, ActivationError> {
+    let family = match listen {
+        Listen::Unix(_) => return stream_socket(listen, AddressFamily::Unix, SockFlag::empty()),
+        Listen::Tcp(SocketAddr::V4(_)) => AddressFamily::Inet,
+        Listen::Tcp(SocketAddr::V6(_)) => AddressFamily::Inet6,
+    };
     let fd = stream_socket(listen, family, SockFlag::empty())?;
-    let bound = setsockopt(&fd, sockopt::ReuseAddr, &true)
-        .and_then(|()| if address.is_ipv6() { setsockopt(&fd, sockopt::Ipv6V6Only, &true) } else { Ok(()) })
-        .and_then(|()| nix::sys::socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(address)));
-    bound.map_err(|errno| failed("bind", listen, errno))?;
+    setsockopt(&fd, sockopt::ReuseAddr, &true)
+        .and_then(|()| match family {
+            AddressFamily::Inet6 => setsockopt(&fd, sockopt::Ipv6V6Only, &true),
+            _ => Ok(()),
+        })
+        .map_err(|errno| failed("set the options of", listen, errno))?;
+    Ok(fd)
+}
+
+fn bind_tcp(listen: &Listen, address: SocketAddr, backlog: u32) -> Result<Listener, ActivationError> {
+    let fd = like(listen)?;
+    nix::sys::socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(address))
+        .map_err(|errno| failed("bind", listen, errno))?;
     // With SO_REUSEADDR two sockets may be bound as long as neither listens:
     // "in use" can come from either call.
     sys::listen(fd.as_fd(), backlog).map_err(|errno| failed("listen on", listen, errno))?;
@@ -66,7 +80,7 @@ fn bind_tcp(listen: &Listen, address: SocketAddr, backlog: u32) -> Result<Listen
 }
 
 fn bind_unix(listen: &Listen, path: &Path, socket: &Socket) -> Result<Listener, ActivationError> {
-    let fd = stream_socket(listen, AddressFamily::Unix, SockFlag::empty())?;
+    let fd = like(listen)?;
     // bind(2) gives the file the mode of the socket's own inode, less the
     // umask. Nobody but root can connect until the last chmod.
     fchmod(fd.as_raw_fd(), Mode::empty()).map_err(|errno| failed("close the mode of", listen, errno))?;

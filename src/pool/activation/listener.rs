@@ -10,9 +10,10 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockname, getsockopt, sockopt};
 
-use super::bind::{bind, unlink_failed};
+use super::bind::{like, unlink_failed};
+use super::diag;
 use super::error::{ActivationError, errno};
-use crate::config::pool::Socket;
+use super::options::Snapshot;
 use crate::config::types::Listen;
 use crate::sys;
 
@@ -41,6 +42,9 @@ pub enum Health {
     NotListening,
 }
 
+/// The file status flags that can be changed on a socket to its harm.
+pub(super) const CHANGEABLE: OFlag = OFlag::O_NONBLOCK.union(OFlag::O_ASYNC);
+
 /// A file, whatever its name: device and inode number (stat(2)).
 pub type Identity = (u64, u64);
 
@@ -55,11 +59,23 @@ pub struct Listener {
     /// `fd` is open: the kernel's socket holds on to its inode.
     file: Option<Identity>,
     fd: OwnedFd,
+    /// Its options before any tenant had it; `None` until one gets it.
+    pub(super) options: Option<Snapshot>,
+    /// How many could wait then; `None` of a unix socket, of which only a search through all tells it.
+    pub(super) backlog: Option<u32>,
 }
 
 impl Listener {
+    /// A listener as it is before any generation of ours gets it. What systemd
+    /// passes does not block from here on.
     pub(super) fn new(address: Listen, origin: Origin, file: Option<Identity>, fd: OwnedFd) -> Self {
-        Self { address, origin, file, fd }
+        let listener = Self { address, origin, file, fd, options: None, backlog: None };
+        if listener.is_passed() {
+            // Nobody put a filter there that serves the site: a tenant of an earlier howdah did.
+            let _ = listener.detach_filter();
+            let _ = listener.make_blocking();
+        }
+        listener
     }
 
     /// Where it listens: of a TCP port 0, the port that the kernel chose.
@@ -84,12 +100,20 @@ impl Listener {
         let address = super::inherited::examine(&fd, getsockname(fd.as_raw_fd())).ok()?;
         let text = address.to_string();
         let file = files.iter().find(|(known, _)| *known == text).and_then(|(_, file)| *file);
-        let listener = Self::new(address, Origin::Own, file, fd);
-        if matches!(listener.address, Listen::Tcp(_)) {
-            // It may be that of a pool that was on its way out.
-            let _ = sys::attach_filter(listener.as_fd(), &KEEP_ALL);
-        }
+        // A tenant has had it: what it should be like, a socket tells that nobody has had.
+        let options = Some(Snapshot::of(like(&address).ok()?.as_fd()));
+        let listener = Self { address, origin: Origin::Own, file, fd, options, backlog: None };
+        // It may be that of a pool that was on its way out.
+        let _ = listener.detach_filter();
         Some(listener)
+    }
+
+    /// For before a generation gets a copy: remembers what it is like, if none has had one yet.
+    pub fn remember(&mut self) {
+        if self.options.is_none() {
+            self.options = Some(Snapshot::of(self.fd.as_fd()));
+            self.backlog = self.queue_limit();
+        }
     }
 
     /// Device and inode of the file of an own unix socket.
@@ -107,15 +131,19 @@ impl Listener {
 
     /// Clears O_NONBLOCK (fcntl(2), F_SETFL), which a generation may have set:
     /// the flag belongs to the open file description that all copies share, and
-    /// makes idle php-fpm workers see EAGAIN and exit. For before each start.
+    /// makes idle php-fpm workers see EAGAIN and exit. And O_ASYNC, which is of
+    /// no use to php-fpm. For before each start.
     pub fn make_blocking(&self) -> Result<(), ActivationError> {
         let failed = |errno| ActivationError::step("clear O_NONBLOCK of", &self.address, errno);
-        let flags = fcntl(self.fd.as_raw_fd(), FcntlArg::F_GETFL).map_err(failed)?;
-        let flags = OFlag::from_bits_retain(flags);
-        if flags.contains(OFlag::O_NONBLOCK) {
-            fcntl(self.fd.as_raw_fd(), FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK)).map_err(failed)?;
+        let flags = self.flags().map_err(failed)?;
+        if flags.intersects(CHANGEABLE) {
+            fcntl(self.fd.as_raw_fd(), FcntlArg::F_SETFL(flags - CHANGEABLE)).map_err(failed)?;
         }
         Ok(())
+    }
+
+    pub(super) fn flags(&self) -> Result<OFlag, Errno> {
+        fcntl(self.fd.as_raw_fd(), FcntlArg::F_GETFL).map(OFlag::from_bits_retain)
     }
 
     /// Whether a connection waits in the listen queue, now (poll(2)). `false`
@@ -143,27 +171,36 @@ impl Listener {
         self.health() == Health::Accepting
     }
 
-    /// Makes a poisoned listener accept again. TCP: listen(2) again, on the same
-    /// socket (which keeps its port, unless the kernel had chosen it). A unix socket of ours: a new one, bound in its place; connections
-    /// that wait in the old one are refused. A passed unix socket cannot be
-    /// repaired from here: the error says who can.
-    pub fn repair(&mut self, socket: &Socket) -> Result<(), ActivationError> {
-        match (&self.address, &self.origin) {
-            (Listen::Tcp(_), origin) => {
-                // systemd's own word for a backlog is "as long as allowed".
-                let backlog = if *origin == Origin::Own { socket.backlog } else { u32::MAX };
-                sys::listen(self.as_fd(), backlog)
-                    .map_err(|errno| ActivationError::step("listen again on", &self.address, errno))
-            }
-            (Listen::Unix(_), Origin::Own) => {
-                *self = bind(&self.address, socket)?;
-                Ok(())
-            }
-            (Listen::Unix(_), Origin::Systemd { .. }) => {
-                Err(ActivationError::step("listen again on", &self.address, Errno::ESHUTDOWN)
-                    .advise("a process shut it down for good: restart its socket unit"))
-            }
+    /// Whether a filter is attached (socket(7), SO_ATTACH_FILTER and SO_ATTACH_BPF).
+    pub(super) fn has_filter(&self) -> bool {
+        // SO_GET_FILTER has the number of SO_ATTACH_FILTER, and tells how many instructions there
+        // are; of an eBPF program, which has no text to show, it says EACCES.
+        match sys::socket_option(self.as_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &mut []) {
+            Ok(length) => length > 0,
+            Err(errno) => errno == Errno::EACCES,
         }
+    }
+
+    /// Takes the filter off, if there is one.
+    pub(super) fn detach_filter(&self) -> Result<(), Errno> {
+        match sys::set_socket_option(self.as_fd(), libc::SOL_SOCKET, libc::SO_DETACH_FILTER, &[0; 4]) {
+            Err(Errno::ENOENT) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// The most connections that may wait, of TCP: tcpi_sacked of TCP_INFO (tcp(7)) of a listener.
+    pub(super) fn queue_limit(&self) -> Option<u32> {
+        const SACKED: usize = 28;
+        let mut info = [0; 104];
+        let length = sys::socket_option(self.as_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, &mut info).ok()?;
+        let value = info.get(SACKED..SACKED + 4).filter(|_| length >= SACKED + 4)?;
+        value.try_into().ok().map(u32::from_ne_bytes)
+    }
+
+    /// Whether only signed segments are heard.
+    pub(super) fn is_signed(&self) -> bool {
+        matches!(self.address, Listen::Tcp(address) if diag::is_signed(address))
     }
 
     /// For a drain: no new client can connect, those already in the queue can
@@ -223,10 +260,6 @@ struct Events {
     readable: bool,
     hung_up: bool,
 }
-
-/// Keeps every packet: what a socket without a filter does, and what takes another filter's place.
-const KEEP_ALL: [libc::sock_filter; 1] =
-    [libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: u32::MAX }];
 
 /// Classic BPF that drops a TCP segment with SYN and without ACK, and takes
 /// all others: a listener's filter also sees the last ACK of a handshake, and

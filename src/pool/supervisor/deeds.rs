@@ -12,10 +12,10 @@ use super::limits::LIMIT_FLAGS;
 use super::reports::tell_lines;
 use super::tokens::Token;
 use crate::journal::Level;
-use crate::pool::activation::Listener;
 use crate::pool::machine::{Action, Event, State};
+use crate::pool::prepare::Question;
 use crate::pool::refuse::Refused;
-use crate::pool::slot::Slot;
+use crate::pool::slot::{Slot, Watch};
 use crate::sandbox::cgroup::Cgroup;
 use crate::sandbox::uplink::Uplink;
 use crate::sys;
@@ -30,8 +30,8 @@ const FREEZE_ASKS: u32 = 10;
 impl Supervisor {
     pub(super) fn act(&mut self, index: usize, action: Action) {
         match action {
-            Action::Watch => self.watch(index, true),
-            Action::Unwatch => self.watch(index, false),
+            Action::Watch => self.watch(index, Watch::Connections),
+            Action::Unwatch => self.watch(index, Watch::Hangups),
             Action::Launch => self.launch(index),
             Action::AskAccepted => {
                 let accepted = self.slots[index].as_ref().is_some_and(Slot::has_accepted);
@@ -49,15 +49,18 @@ impl Supervisor {
             Action::Look => {
                 self.look_at_limits(index);
                 let Some(slot) = &mut self.slots[index] else { return };
-                let (active, dead) = (slot.look(), !slot.listeners.iter().all(Listener::accepts));
+                // Workers that a tenant has made see EAGAIN end and are forked again without end:
+                // a pool that works hard for nobody, and is never idle.
+                let harmed = slot.listeners.iter().any(|listener| !listener.harms().is_empty());
+                let active = slot.look();
                 self.events.push_back((index, Event::Looked { active }));
-                if dead {
+                if harmed {
                     self.repair(index);
                 }
             }
             Action::Freeze => self.freeze(index),
             Action::Thaw => self.thaw(index),
-            Action::Kill => self.signal(index, Signal::SIGKILL),
+            Action::Kill => self.kill(index),
             Action::Quit => self.signal(index, Signal::SIGQUIT),
             Action::ReportCut => {
                 self.tell(index, Level::Warning, "the drain time is over: requests in progress are cut")
@@ -68,21 +71,71 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn watch(&mut self, index: usize, on: bool) {
+    pub(super) fn watch(&mut self, index: usize, what: Watch) {
         let Some(slot) = &mut self.slots[index] else { return };
-        if slot.watched == on {
-            return;
-        }
-        slot.watched = on;
-        for listener in &slot.listeners {
-            let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
-            let event = EpollEvent::new(flags, Token::Listener(index).pack());
-            let _ = if on { self.epoll.add(listener, event) } else { self.epoll.delete(listener) };
+        let before = std::mem::replace(&mut slot.watched, what);
+        let flags = match what {
+            Watch::Nothing => None,
+            Watch::Hangups => Some(EpollFlags::EPOLLRDHUP),
+            Watch::Connections => Some(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP),
+        };
+        for listener in slot.listeners.iter().filter(|_| what != before) {
+            let event = |flags| EpollEvent::new(flags, Token::Listener(index).pack());
+            let _ = match flags {
+                None => self.epoll.delete(listener),
+                Some(flags) if before == Watch::Nothing => self.epoll.add(listener, event(flags)),
+                Some(flags) => self.epoll.modify(listener, &mut event(flags)),
+            };
         }
     }
 
     fn launch(&mut self, index: usize) {
         self.has_run = true;
+        self.repair(index);
+        let Some(slot) = &mut self.slots[index] else { return };
+        match slot.ask(&mut self.workshop, &self.settings.places, self.base.as_ref()) {
+            Ok(false) => self.launch_known(index),
+            Ok(true) => {
+                let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Answer(index).pack());
+                let added = slot.question.as_ref().map(|question| self.epoll.add(question.answer(), event));
+                if let Some(Err(errno)) = added {
+                    slot.question = None;
+                    self.launch_failed(index, &format!("epoll: {errno}"));
+                }
+            }
+            Err(error) => self.launch_failed(index, &error.to_string()),
+        }
+    }
+
+    /// Goes on with a launch when the image's php-fpm has told what it is.
+    pub(super) fn on_answer(&mut self, index: usize) {
+        let Some(slot) = &mut self.slots[index] else { return };
+        if !slot.question.as_mut().is_some_and(Question::read) {
+            return;
+        }
+        let Some(question) = slot.question.take() else { return };
+        let _ = self.epoll.delete(question.answer());
+        match self.workshop.learn(question, &slot.pool) {
+            Ok(()) => self.launch_known(index),
+            Err(error) => self.launch_failed(index, &error.to_string()),
+        }
+    }
+
+    fn launch_failed(&mut self, index: usize, reason: &str) {
+        self.tell_failure(index, reason);
+        self.events.push_back((index, Event::LaunchFailed));
+    }
+
+    fn kill(&mut self, index: usize) {
+        let Some(slot) = &mut self.slots[index] else { return };
+        let Some(question) = slot.question.take() else { return self.signal(index, Signal::SIGKILL) };
+        let _ = self.epoll.delete(question.answer());
+        drop(question);
+        let waiting = slot.has_own_waiting();
+        self.events.push_back((index, Event::Exited { waiting }));
+    }
+
+    fn launch_known(&mut self, index: usize) {
         let Some(slot) = &mut self.slots[index] else { return };
         match slot.launch(
             &mut self.workshop,
@@ -97,10 +150,7 @@ impl Supervisor {
                 }
                 self.listen_to_limits(index);
             }
-            Err(error) => {
-                self.tell_failure(index, &error.to_string());
-                self.events.push_back((index, Event::LaunchFailed));
-            }
+            Err(error) => self.launch_failed(index, &error.to_string()),
         }
     }
 
@@ -256,7 +306,7 @@ impl Supervisor {
         }
         // Its sockets stay readable: watched, they would keep the loop awake until there is room.
         if room == 0 && !ended {
-            self.watch(index, false);
+            self.watch(index, Watch::Hangups);
             self.crowded.push(index);
         }
     }
@@ -269,7 +319,7 @@ impl Supervisor {
         for index in std::mem::take(&mut self.crowded) {
             let state = self.slots[index].as_ref().map(|slot| *slot.machine.state());
             if matches!(state, Some(State::Cold | State::Backoff { .. })) {
-                self.watch(index, true);
+                self.watch(index, Watch::Connections);
             }
         }
     }
@@ -283,7 +333,7 @@ impl Supervisor {
                 continue;
             }
             let starts = slot.has_waiting();
-            self.watch(index, true);
+            self.watch(index, Watch::Connections);
             if starts {
                 return;
             }

@@ -29,6 +29,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use self::addresses::Addresses;
 use self::audit::Ear;
+pub use self::reports::listening;
 use self::roster::close;
 use self::tokens::Token;
 use super::activation::Listener;
@@ -148,21 +149,20 @@ impl Supervisor {
         Ok(supervisor)
     }
 
-    /// Asks each image what php it has, so that no visitor waits for that; then
-    /// `ps` may see the pools, for nothing of howdah's own runs any more.
+    /// Tells which images have no php-fpm, and asks the host's own what it is, so
+    /// that no visitor waits for that. A directory may hold anything that calls
+    /// itself php-fpm, and is asked when its pool starts. Then `ps` may see the
+    /// pools, for nothing of howdah's own runs any more.
     pub fn warm_up(&mut self) {
-        let pools: Vec<Pool> = {
-            let mut seen = std::collections::HashSet::new();
-            let pools = self.slots.iter().flatten().map(|slot| &slot.pool);
-            pools.filter(|pool| seen.insert((pool.image.clone(), pool.fpm.binary.clone()))).cloned().collect()
-        };
-        for pool in pools {
-            if let Err(error) = self.workshop.image(&pool, &self.settings.places) {
-                journal::line(
-                    Level::Error,
-                    Origin { pool: Some(pool.name.as_str()), generation: None },
-                    &error.to_string(),
-                );
+        let mut seen = std::collections::HashSet::new();
+        for slot in self.slots.iter().flatten() {
+            let pool = &slot.pool;
+            if !seen.insert((pool.image.clone(), pool.fpm.binary.clone())) {
+                continue;
+            }
+            if let Err(error) = self.workshop.look_at(pool, &self.settings.places) {
+                let origin = Origin { pool: Some(pool.name.as_str()), generation: None };
+                journal::line(Level::Error, origin, &error.to_string());
             }
         }
         self.restock();

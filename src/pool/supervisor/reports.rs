@@ -48,6 +48,11 @@ impl Supervisor {
     pub(super) fn report_timeout(&mut self, index: usize) {
         let Some(slot) = &mut self.slots[index] else { return };
         let limit = slot.pool.start.timeout.as_secs_f64();
+        if let Some(question) = &slot.question {
+            let (image, binary) = (&slot.pool.image, question.image.binary.display());
+            let words = format!("image {image}: {binary} -i did not end within {limit} s: try it by hand");
+            return self.tell_failure(index, &words);
+        }
         let said = slot.generation.as_mut().and_then(|generation| generation.reason());
         let words = format!("php-fpm did not accept the connection within {limit} s");
         let reason = Reason::new("start.timeout", Effect::Ended, Witness::Howdah, words.clone());
@@ -68,11 +73,41 @@ impl Supervisor {
         self.write_record(index);
     }
 
+    /// Tells once that a pool's socket is dead and who can help, and the service manager for as long as it is so.
+    pub(super) fn report_unreachable(&mut self, index: usize, reason: Option<String>) {
+        let Some(slot) = &mut self.slots[index] else { return };
+        if slot.unreachable == reason {
+            return;
+        }
+        slot.unreachable = reason;
+        if let Some(reason) = slot.unreachable.clone() {
+            slot.record.last_error = Some(reason.clone());
+            self.tell(index, Level::Error, &reason);
+        }
+        self.notify_status();
+    }
+
+    /// `STATUS=` of sd_notify(3): what `systemctl status` shows.
+    pub(super) fn notify_status(&self) {
+        let pools = self.slots.iter().flatten();
+        let dead = pools.clone().find_map(|slot| Some((slot.pool.name.as_str(), slot.unreachable.as_ref()?)));
+        let status = match dead {
+            Some((name, reason)) => format!("pool {name}: {reason}"),
+            None => listening(pools.count()),
+        };
+        let _ = libsystemd::daemon::notify(false, &[libsystemd::daemon::NotifyState::Status(status)]);
+    }
+
     pub(super) fn tell(&self, index: usize, level: Level, text: &str) {
         let Some(slot) = &self.slots[index] else { return };
         let generation = slot.generation.as_ref().map(|generation| generation.number);
         journal::line(level, Origin { pool: Some(slot.pool.name.as_str()), generation }, text);
     }
+}
+
+/// "2 pools listen".
+pub fn listening(pools: usize) -> String {
+    if pools == 1 { "1 pool listens".to_owned() } else { format!("{pools} pools listen") }
 }
 
 /// Tells what a generation has said; each line is at most as important as `most`.

@@ -14,7 +14,7 @@ use crate::pool::events::Kind;
 use crate::pool::machine::Event;
 use crate::pool::quiesce;
 use crate::pool::record::{self, Entry, Record, Roll};
-use crate::pool::slot::Slot;
+use crate::pool::slot::{Slot, Watch};
 use crate::sys;
 
 impl Supervisor {
@@ -26,7 +26,7 @@ impl Supervisor {
         let Some(Adopted { generation, doors, fate }) = adopted else {
             let has_lived = slot.record != Record::default();
             self.slots.push(Some(slot));
-            self.watch(index, true);
+            self.watch(index, Watch::Connections);
             if has_lived {
                 self.write_record(index);
             }
@@ -43,6 +43,7 @@ impl Supervisor {
         self.slots.push(Some(slot));
         self.has_run = true;
         self.listen_to_generation(index)?;
+        self.watch(index, Watch::Hangups);
         self.listen_to_limits(index);
         let what = match fate {
             Fate::Keep => "",
@@ -135,7 +136,7 @@ impl Supervisor {
 
     /// A drained pool goes, or becomes what its file says now.
     pub(super) fn remove(&mut self, index: usize) {
-        self.watch(index, false);
+        self.watch(index, Watch::Nothing);
         self.forget_limits(index);
         let Some(mut slot) = self.slots[index].take() else { return };
         self.stale_roll = true;
@@ -159,7 +160,7 @@ impl Supervisor {
                 let text = "its file has changed: the next connection starts it as the file says now";
                 self.tell(index, Level::Notice, text);
             }
-            self.watch(index, true);
+            self.watch(index, Watch::Connections);
             self.write_record(index);
             return;
         }

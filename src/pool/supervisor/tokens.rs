@@ -17,6 +17,8 @@ pub(super) enum Token {
     Limit(usize),
     /// The kernel's audit.
     Audit,
+    /// What an image's php-fpm says of itself.
+    Answer(usize),
 }
 
 impl Token {
@@ -30,8 +32,9 @@ impl Token {
             Self::Refused(index) => (5, index),
             Self::Limit(index) => (6, index),
             Self::Audit => (7, 0),
-            Self::Uplink(index) => (8, index),
-            Self::Addresses => (9, 0),
+            Self::Answer(index) => (8, index),
+            Self::Uplink(index) => (9, index),
+            Self::Addresses => (10, 0),
         };
         (kind << 56) | index as u64
     }
@@ -46,8 +49,9 @@ impl Token {
             5 => Self::Refused(index),
             6 => Self::Limit(index),
             7 => Self::Audit,
-            8 => Self::Uplink(index),
-            9 => Self::Addresses,
+            8 => Self::Answer(index),
+            9 => Self::Uplink(index),
+            10 => Self::Addresses,
             _ => Self::Signal,
         }
     }

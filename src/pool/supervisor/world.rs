@@ -10,13 +10,12 @@ use serde_json::json;
 use super::Supervisor;
 use super::reports::tell_lines;
 use super::tokens::Token;
-use crate::config::types::Listen;
 use crate::fpm::log::Kind;
 use crate::journal::{self, Level, Origin};
-use crate::pool::activation::Listener;
+use crate::pool::activation::{Harm, Listener};
 use crate::pool::events;
 use crate::pool::machine::{After, Event, State};
-use crate::pool::slot::Slot;
+use crate::pool::slot::{Slot, Watch};
 use crate::sandbox::Outcome;
 use crate::sandbox::uplink::Condition;
 
@@ -28,6 +27,7 @@ impl Supervisor {
         match token {
             Token::Signal => self.on_signal(),
             Token::Listener(index) => self.on_connection(index, flags),
+            Token::Answer(index) => self.on_answer(index),
             Token::Status(index) => self.on_status(index),
             Token::Log(index) => self.on_log(index),
             Token::End(index) => self.on_end(index),
@@ -79,7 +79,7 @@ impl Supervisor {
             .filter(|s| matches!(s.machine.state(), State::Starting { .. }))
             .count();
         if is_start && starting >= self.settings.parallel_starts {
-            self.watch(index, false);
+            self.watch(index, Watch::Hangups);
             if !self.queue.contains(&index) {
                 self.queue.push_back(index);
             }
@@ -88,49 +88,65 @@ impl Supervisor {
         self.events.push_back((index, Event::Connection));
     }
 
-    /// Sockets that refuse every connection: repaired, or told who can. A generation that runs
-    /// and holds what is dead for good is drained; the next one gets what took its place.
+    /// Looks at a pool's sockets and mends what a generation did to them, or tells who can. A generation
+    /// that runs and holds what is dead for good is drained, and so is one that does it again; the next
+    /// gets what is there then.
     pub(super) fn repair(&mut self, index: usize) {
         let Some(slot) = &self.slots[index] else { return };
-        let watched = slot.watched;
-        self.watch(index, false);
+        let before = slot.watched;
+        // Before one of them is closed: a generation's copy would keep it among those that are watched.
+        self.watch(index, Watch::Nothing);
         let Some(slot) = &mut self.slots[index] else { return };
+        if slot.shut {
+            return; // Its sockets go with it.
+        }
         let Slot { pool, listeners, .. } = slot;
         let origin = Origin { pool: Some(pool.name.as_str()), generation: None };
-        let mut lost = false;
+        let (mut harmed, mut renewed, mut dead, mut failure) = (false, false, false, None);
         let mut told = Vec::new();
-        for listener in listeners.iter_mut().filter(|listener| !listener.accepts()) {
+        for listener in listeners.iter_mut() {
             let address = listener.address().clone();
-            lost |= matches!(address, Listen::Unix(_));
-            match listener.repair(&pool.socket) {
+            let mended = listener.mend(&pool.socket);
+            if mended.harms.is_empty() {
+                continue;
+            }
+            harmed = true;
+            dead |= mended.harms.contains(&Harm::ShutDown);
+            renewed |= mended.renewed;
+            match &mended.result {
                 Ok(()) => {
-                    let text = format!("{address} was shut down from inside the pool, and repaired");
+                    let text = format!("{address} {} from inside the pool, and repaired", mended.told());
                     journal::line(Level::Warning, origin, &text);
                     told.push((text, true));
                 }
                 Err(error) => {
-                    let text = Some(error.to_string());
-                    if slot.record.last_error != text {
-                        journal::line(Level::Error, origin, &error.to_string());
-                        told.push((error.to_string(), false));
-                        slot.record.last_error = text;
-                    }
+                    told.push((error.to_string(), false));
+                    failure = Some(error.to_string());
                 }
             }
         }
-        let healthy = slot.listeners.iter().all(Listener::accepts);
-        if lost && slot.generation.is_some() && !slot.machine.is_draining() {
+        // What stays as it is has been told.
+        let news = failure.is_none() || self.slots[index].as_ref().is_some_and(|s| s.unreachable != failure);
+        for (text, repaired) in told.into_iter().filter(|_| news) {
+            self.note(index, events::Kind::Repair, json!({ "detail": text, "repaired": repaired }));
+        }
+        self.report_unreachable(index, failure);
+        let Some(slot) = &mut self.slots[index] else { return };
+        let number = slot.generation.as_ref().map(|generation| generation.number);
+        let again = dead && number.is_some() && slot.shut_by.replace(slot.record.generation) == number;
+        if (renewed || again) && number.is_some() && !slot.machine.is_draining() {
             slot.successor.get_or_insert_with(|| slot.pool.clone());
             self.drain(index, self.settings.places.drain);
         }
-        if watched && healthy {
-            self.watch(index, true);
+        let Some(slot) = &self.slots[index] else { return };
+        // What is dead would keep the loop awake.
+        if slot.listeners.iter().all(Listener::accepts) && !(again && number.is_some()) {
+            self.watch(index, before);
         }
-        for (text, repaired) in told {
-            self.note(index, events::Kind::Repair, json!({ "detail": text, "repaired": repaired }));
+        if harmed {
+            self.write_record(index);
+            self.stale_roll = true;
         }
-        self.write_record(index);
-        self.stale_roll = true;
     }
 
     fn on_status(&mut self, index: usize) {
@@ -248,6 +264,7 @@ impl Supervisor {
             slot.record.last_error = Some(reason);
         }
         self.forget_generation(index);
+        self.repair(index);
         let waiting = self.slots[index].as_ref().is_some_and(Slot::has_own_waiting);
         self.events.push_back((index, Event::Exited { waiting }));
     }

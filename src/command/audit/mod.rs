@@ -1,0 +1,137 @@
+//! `howdah audit`: a pool's sandbox, attacked from inside.
+//!
+//! Everything is built as serve builds it, by the same code; what is executed is
+//! a probe, by a real execve(2), so that its descriptors, walls and limits are
+//! those that php-fpm would have. On the host there are canaries and a neighbour,
+//! so that "not reachable" is said of something that is there.
+
+mod canary;
+mod card;
+mod launcher;
+mod probe;
+mod sandbox;
+mod watch;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use super::host::Host;
+use super::{CONFIGURATION, Failure, KERNEL, LAUNCH, Scratch, become_rootless, places};
+use crate::cli::Audit;
+use crate::config::pool::{Pool, ProfileRef, ServeConfig};
+use crate::config::{HostAccounts, load_pools, load_serve};
+use crate::journal::{self, Level, Origin};
+use crate::pool::prepare::Workshop;
+use crate::sandbox::cgroup::Base;
+use canary::Canaries;
+use card::Card;
+use probe::Probe;
+use sandbox::Bench;
+use watch::Stop;
+
+/// Where a pool's name is looked up.
+const POOLS: &str = "/etc/howdah/pools";
+
+pub(super) fn run(arguments: &Audit) -> Result<(), Failure> {
+    let accounts = HostAccounts::default();
+    let (config, defaults) = load_serve(arguments.config.as_deref(), &accounts)
+        .map_err(|error| Failure::new(CONFIGURATION, error))?;
+    let files: Vec<PathBuf> = arguments.pools.iter().map(|word| file_of(word)).collect();
+    let loaded = load_pools(&files, &defaults, &accounts);
+    let (last, others) = match loaded.errors.split_last() {
+        Some((last, others)) => (Some(last), others),
+        None => (None, &[][..]),
+    };
+    others.iter().for_each(|error| journal::line(Level::Error, Origin::default(), &error.to_string()));
+    if let Some(error) = last {
+        return Err(Failure::new(CONFIGURATION, error));
+    }
+    let profile = arguments.profile.as_deref().map(profile_of).transpose()?;
+    let pools = loaded.pools.into_iter().map(|pool| match &profile {
+        Some(profile) => Pool { profile: profile.clone(), ..pool },
+        None => pool,
+    });
+    let stop = Stop::new()?;
+    if let Some(refusal) = Host::look().refusal() {
+        return Err(Failure::new(KERNEL, refusal));
+    }
+    become_rootless()?;
+    let scratch = Scratch::new()?;
+    // Not a mode but a wall is to keep the attacks from the canaries in it.
+    fs::set_permissions(scratch.path(), fs::Permissions::from_mode(0o755))
+        .map_err(|error| Failure::file(LAUNCH, scratch.path(), &error))?;
+    let probe = Probe::new()?;
+    let canaries = Canaries::make(&probe, &scratch.path().join("canary"), &stop)?;
+    let cards = if arguments.outside || !arguments.inside.is_empty() {
+        let file = arguments.probe.as_ref();
+        let found = launcher::attack(&probe, &canaries, &stop, &arguments.inside, file)?;
+        let words: Vec<_> = arguments.inside.iter().map(|word| word.to_string_lossy()).collect();
+        let name = if words.is_empty() { "no sandbox".to_owned() } else { words.join(" ") };
+        vec![Card::new(name, found)]
+    } else {
+        audit_pools(pools, &config, &scratch, &probe, &canaries, &stop)?
+    };
+    tell(&cards, arguments)
+}
+
+/// The file that a word means: a path, or a pool's name.
+fn file_of(word: &Path) -> PathBuf {
+    let is_name = word.components().count() == 1 && word.extension().is_none() && !word.exists();
+    if is_name { Path::new(POOLS).join(word).with_extension("toml") } else { word.to_owned() }
+}
+
+/// The profile that a word means: a name, or a file.
+fn profile_of(word: &str) -> Result<ProfileRef, Failure> {
+    if !word.contains('/') {
+        return Ok(ProfileRef::Named(word.into()));
+    }
+    let path = std::path::absolute(word).map_err(|error| Failure::file(2, Path::new(word), &error))?;
+    let path = path.display().to_string().parse().map_err(|error| Failure::new(2, error))?;
+    Ok(ProfileRef::File(path))
+}
+
+fn audit_pools(
+    pools: impl Iterator<Item = Pool>,
+    config: &ServeConfig,
+    scratch: &Scratch,
+    probe: &Probe,
+    canaries: &Canaries,
+    stop: &Stop,
+) -> Result<Vec<Card>, Failure> {
+    let profiles = places(scratch.path().to_owned(), config).profiles;
+    let instance = scratch.path().display().to_string().trim_matches('/').replace('/', "-");
+    let mut bench = Bench {
+        probe,
+        canaries,
+        stop,
+        places: sandbox::places(scratch.path(), profiles),
+        base: Base::open(config.cgroup.as_ref().map(|path| path.as_path()), &instance).ok(),
+        workshop: Workshop::default(),
+    };
+    let cards = pools
+        .map(|pool| {
+            let (profile, found) = sandbox::attack(&mut bench, &pool)?;
+            let mut card = Card::new(format!("pool {}", pool.name), found);
+            let written = match &pool.profile {
+                ProfileRef::File(path) => path.to_string(),
+                ProfileRef::Named(name) => format!("profile {name}"),
+            };
+            card.advise(&written);
+            card.file = Some(pool.file.display().to_string());
+            card.profile = Some(profile);
+            Ok(card)
+        })
+        .collect();
+    bench.base.iter().for_each(Base::remove);
+    cards
+}
+
+fn tell(cards: &[Card], arguments: &Audit) -> Result<(), Failure> {
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(cards).unwrap_or_default());
+    } else {
+        cards.iter().for_each(|card| card.print(arguments.verbose));
+    }
+    if cards.iter().all(Card::is_whole) { Ok(()) } else { Err(Failure::said(1)) }
+}

@@ -1,0 +1,291 @@
+//! A pool's sandbox as serve would launch it, with the probe in php-fpm's place.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::super::{Failure, LAUNCH};
+use super::canary::{Canaries, SECRET};
+use super::card::{Finding, Outcome};
+use super::probe::Probe;
+use super::watch::{PATIENCE, Stop};
+use crate::config::pool::{Access, Pool, Socket};
+use crate::config::types::{Listen, Mode};
+use crate::pool::activation::{self, Listener};
+use crate::pool::generation::Generation;
+use crate::pool::prepare::{Places, Prepared, Workshop};
+use crate::sandbox::cgroup::Base;
+use crate::sandbox::{self, step::StepError};
+
+/// The first listening socket's descriptor, as php-fpm has it.
+const FIRST_LISTENER: usize = 3;
+
+/// What every audit of this command needs.
+pub(super) struct Bench<'a> {
+    pub(super) probe: &'a Probe,
+    pub(super) canaries: &'a Canaries,
+    pub(super) stop: &'a Stop,
+    pub(super) places: Places,
+    pub(super) base: Option<Base>,
+    pub(super) workshop: Workshop,
+}
+
+/// A generation that ends with this value, and its cgroup with it.
+struct Running(Generation);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.process.kill();
+        let _ = nix::sys::wait::waitpid(self.0.process.pid, None);
+        let until = Instant::now() + Duration::from_secs(2);
+        // The last of its processes may need a moment more than process 1.
+        while self.0.freezer.cgroup().is_some_and(|cgroup| {
+            cgroup.remove().is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY))
+        }) && Instant::now() < until
+        {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Attacks the sandbox of `pool`; also gives the name of its profile.
+pub(super) fn attack(bench: &mut Bench<'_>, pool: &Pool) -> Result<(String, Vec<Finding>), Failure> {
+    let failed =
+        |error: &dyn ToString| Failure::new(LAUNCH, format!("pool {}: {}", pool.name, error.to_string()));
+    let mut listeners = pool
+        .listen
+        .iter()
+        .enumerate()
+        .map(|(index, address)| own(address, bench.canaries.directory(), index, &pool.socket))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| failed(&error))?;
+    let mut prepared =
+        bench.workshop.prepare(pool, listeners.len(), &bench.places).map_err(|error| failed(&error))?;
+    let (neighbour, mut facts) = neighbour(bench, pool)?;
+    facts.extend(of_pool(pool, &prepared));
+    set_program(&mut prepared, bench, "attack", &facts, listeners.len(), None);
+    let found = {
+        let mut running = launch(bench, pool, &prepared, &listeners, 1)?;
+        let lines =
+            talk(bench.stop, &mut running, "howdah-probe\tend").map_err(|failure| of(pool, failure))?;
+        drop(running);
+        lines.iter().filter_map(|line| Finding::parse(line)).collect()
+    };
+    drop(neighbour);
+    let found = look_at_listeners(found, &mut listeners, &pool.socket);
+    listeners.into_iter().for_each(|listener| drop(listener.close_and_unlink()));
+    Ok((prepared.profile.name.to_string(), found))
+}
+
+fn of(pool: &Pool, failure: Failure) -> Failure {
+    Failure { line: format!("pool {}: {}", pool.name, failure.line), ..failure }
+}
+
+/// A socket of the audit's own in place of one of the pool's: the same family, another address.
+fn own(
+    address: &Listen,
+    directory: &Path,
+    index: usize,
+    socket: &Socket,
+) -> Result<Listener, activation::ActivationError> {
+    let address = match address {
+        Listen::Unix(_) => unix(&directory.join(format!("pool-{index}.sock"))),
+        Listen::Tcp(SocketAddr::V4(_)) => free_port(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        Listen::Tcp(SocketAddr::V6(_)) => free_port(IpAddr::V6(Ipv6Addr::LOCALHOST)),
+    };
+    activation::bind(&address, socket)
+}
+
+/// A port that nobody has, by number: one that the kernel chose would be lost
+/// with the listening, which is what one of the attacks does.
+fn free_port(loopback: IpAddr) -> Listen {
+    let address = SocketAddr::new(loopback, 0);
+    let free = TcpListener::bind(address).and_then(|listener| listener.local_addr());
+    Listen::Tcp(free.unwrap_or(address))
+}
+
+fn unix(path: &Path) -> Listen {
+    Listen::Unix(path.display().to_string().parse().expect("a path below an absolute one"))
+}
+
+/// A second sandbox of the same profile and the same user: what only ids would
+/// keep apart is not. Also what the probe is told of it.
+fn neighbour(bench: &mut Bench<'_>, pool: &Pool) -> Result<(Running, Vec<String>), Failure> {
+    let failed = |error: &dyn ToString| {
+        Failure::new(LAUNCH, format!("pool {}: its neighbour: {}", pool.name, error.to_string()))
+    };
+    let name = if pool.name.as_str() == "neighbour" { "other" } else { "neighbour" };
+    let other =
+        Pool { name: name.parse().map_err(|error| failed(&error))?, mounts: Vec::new(), ..pool.clone() };
+    let listeners = neighbours_listeners(bench.canaries.directory()).map_err(|error| failed(&error))?;
+    let mut prepared =
+        bench.workshop.prepare(&other, listeners.len(), &bench.places).map_err(|error| failed(&error))?;
+    let mut facts = facts_of(&listeners);
+    set_program(&mut prepared, bench, "neighbour", &[], listeners.len(), Some(SECRET));
+    let mut running = launch(bench, &other, &prepared, &listeners, 1)?;
+    talk(bench.stop, &mut running, "howdah-canary\tready").map_err(|failure| of(&other, failure))?;
+    facts.push(format!("neighbour-pid={}", running.0.process.pid));
+    Ok((running, facts))
+}
+
+/// One of each family, open to everybody: only walls are in between.
+pub(super) fn neighbours_listeners(directory: &Path) -> Result<Vec<Listener>, activation::ActivationError> {
+    let owner = nix::unistd::geteuid().as_raw();
+    let group = nix::unistd::getegid().as_raw();
+    let socket = Socket { owner, group, mode: Mode::new(0o666), backlog: 16 };
+    let tcp = Listen::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
+    Ok(vec![
+        activation::bind(&unix(&directory.join("neighbour.sock")), &socket)?,
+        activation::bind(&tcp, &socket)?,
+    ])
+}
+
+/// Where a neighbour listens, for the probe.
+pub(super) fn facts_of(listeners: &[Listener]) -> Vec<String> {
+    listeners
+        .iter()
+        .map(|listener| match listener.address() {
+            Listen::Unix(path) => format!("fastcgi-path={path}"),
+            Listen::Tcp(address) => format!("fastcgi-tcp={}", address.port()),
+        })
+        .collect()
+}
+
+/// Directories in which names are no tenants'.
+const SYSTEM: [&str; 9] =
+    ["/", "/etc", "/opt", "/run", "/usr", "/usr/share", "/usr/local", "/var", "/var/lib"];
+
+/// What the probe must know of the pool: who it is, where it may write, and where its code is.
+fn of_pool(pool: &Pool, prepared: &Prepared) -> Vec<String> {
+    let mut facts = vec![format!("uid={}", pool.user.uid)];
+    let mounts = prepared.spec.mounts().iter().flatten();
+    for mount in mounts.filter(|mount| mount.typ().as_deref() == Some("bind")) {
+        let writable = !mount.options().iter().flatten().any(|option| option == "ro");
+        facts.push(format!(
+            "{}={}",
+            if writable { "writable" } else { "readonly" },
+            mount.destination().display()
+        ));
+    }
+    for mount in &pool.mounts {
+        let parent = mount.target.as_path().parent().unwrap_or(Path::new("/"));
+        let is_of_system = SYSTEM.iter().any(|name| parent == Path::new(name));
+        if mount.access == Access::ReadOnly && !is_of_system {
+            facts.push(format!("parent={}", parent.display()));
+        }
+    }
+    facts
+}
+
+/// Puts the probe in php-fpm's place.
+fn set_program(
+    prepared: &mut Prepared,
+    bench: &Bench<'_>,
+    mode: &str,
+    facts: &[String],
+    listeners: usize,
+    variable: Option<&str>,
+) {
+    let mut words = vec![bench.probe.path(), mode.to_owned()];
+    words.extend(bench.canaries.facts().iter().chain(facts).cloned());
+    words.extend((FIRST_LISTENER..FIRST_LISTENER + listeners).map(|number| format!("listener={number}")));
+    if let Some(process) = prepared.spec.process_mut() {
+        let mut environment = process.env().clone().unwrap_or_default();
+        environment.extend(variable.map(str::to_owned));
+        process.set_args(Some(words)).set_env(Some(environment));
+    }
+}
+
+fn launch(
+    bench: &Bench<'_>,
+    pool: &Pool,
+    prepared: &Prepared,
+    listeners: &[Listener],
+    number: u64,
+) -> Result<Running, Failure> {
+    let sockets: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
+    Generation::launch(pool, prepared, &sockets, number, bench.base.as_ref(), None)
+        .map(Running)
+        .map_err(|error| Failure::new(LAUNCH, format!("pool {}: {error}", pool.name)))
+}
+
+/// Everything that the probe says, until `last`.
+fn talk(stop: &Stop, running: &mut Running, last: &str) -> Result<Vec<String>, Failure> {
+    let until = Instant::now() + PATIENCE;
+    let mut lines: Vec<String> = Vec::new();
+    loop {
+        stop.wait(running.0.log(), until)?;
+        let goes_on = running.0.read_log(|line| lines.push(line.text));
+        if lines.iter().any(|line| line == last) {
+            return Ok(lines);
+        }
+        if !goes_on {
+            return Err(Failure::new(LAUNCH, end_of(running, &lines)));
+        }
+    }
+}
+
+/// Why the probe fell silent before its end.
+fn end_of(running: &Running, lines: &[String]) -> String {
+    match running.0.process.outcome() {
+        sandbox::Outcome::Failed(error) => StepError::to_string(&error),
+        _ => {
+            let _ = nix::poll::poll(
+                &mut [nix::poll::PollFd::new(running.0.process.pidfd.as_fd(), nix::poll::PollFlags::POLLIN)],
+                nix::poll::PollTimeout::from(1000_u16),
+            );
+            let how = running.0.reap().unwrap_or_else(|| "it closed its output".to_owned());
+            let said = lines.last().map(|line| format!(": {line}")).unwrap_or_default();
+            format!("the probe ended before its last attack: {how}{said}")
+        }
+    }
+}
+
+/// Does to the sockets what howdah does after each generation, and looks whether
+/// a client could connect now.
+fn look_at_listeners(mut found: Vec<Finding>, listeners: &mut [Listener], socket: &Socket) -> Vec<Finding> {
+    let repaired: Result<Vec<&str>, String> = listeners
+        .iter_mut()
+        .map(|listener| {
+            let how = if listener.accepts() { "it accepts" } else { "howdah repaired it" };
+            listener.mend(socket).result.map_err(|error| error.to_string())?;
+            if is_reached(listener) { Ok(how) } else { Err("nobody can connect any more".to_owned()) }
+        })
+        .collect();
+    for finding in found.iter_mut().filter(|finding| finding.outcome == Outcome::Poisoned) {
+        match &repaired {
+            Ok(how) => {
+                finding.outcome = Outcome::Held;
+                let how = how.iter().find(|how| how.contains("repaired")).or(how.first());
+                let done = if finding.of.id == "listener-alive" { "" } else { "done, and put right: " };
+                finding.detail = format!("{done}{}", how.copied().unwrap_or_default());
+            }
+            Err(why) => {
+                finding.outcome = Outcome::Open;
+                finding.detail.clone_from(why);
+            }
+        }
+    }
+    found
+}
+
+fn is_reached(listener: &Listener) -> bool {
+    let second = Duration::from_secs(1);
+    let connected = match listener.address() {
+        Listen::Unix(path) => UnixStream::connect(path.as_path()).map(drop),
+        Listen::Tcp(address) => TcpStream::connect_timeout(address, second).map(drop),
+    };
+    connected.is_ok() && listener.has_waiting()
+}
+
+/// The places of an audit: all below `directory`, and the host's profiles.
+pub(super) fn places(directory: &Path, profiles: PathBuf) -> Places {
+    Places {
+        runtime: directory.join("run"),
+        state: directory.join("state"),
+        profiles,
+        drain: Duration::from_secs(1),
+    }
+}

@@ -1,0 +1,345 @@
+//! The attacks of `howdah audit`, and that each of them is one: with nothing in
+//! its way it succeeds, and each wall that the table names holds it alone.
+//!
+//! - `naked` is a profile with every wall down that a profile can take down.
+//! - Where no profile can (mounts, processes, the socket's repair), the control
+//!   is the host itself, outside any sandbox. Every attack is harmless there.
+//! - For every wall there is `naked` with that one wall up.
+#![allow(missing_docs)]
+
+mod rig;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use howdah::attack::{ATTACKS, Control, Wall};
+use howdah::sandbox::landlock;
+use rig::Rig;
+use serde_json::Value;
+
+/// What a kernel may lack; what an image may.
+const NOT_TRIED: [&str; 4] = [
+    "the kernel does not have it",
+    "the kernel has no 32-bit entry",
+    "only x86 has it",
+    "the image has no such program",
+];
+
+/// Each attack's outcome and detail.
+type Outcomes = BTreeMap<String, (String, String)>;
+
+fn outcomes(card: &Value) -> Outcomes {
+    let one = |finding: &Value| {
+        let word = |key: &str| finding[key].as_str().unwrap().to_owned();
+        (word("attack"), (word("outcome"), word("detail")))
+    };
+    card["attacks"].as_array().unwrap().iter().map(one).collect()
+}
+
+fn cards(output: &Output) -> Vec<Value> {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(matches!(output.status.code(), Some(0 | 1)), "{:?}: {errors}", output.status);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {errors}"))
+}
+
+/// One audit at a time, so that what it leaves can be seen.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn audit(rig: &Rig, words: &[&str]) -> Outcomes {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = traces(rig);
+    let output = command(rig, &[&["--json"], words].concat()).output().unwrap();
+    assert_eq!(traces(rig), before, "an audit leaves something behind");
+    let cards = cards(&output);
+    assert_eq!(cards.len(), 1);
+    let outcomes = outcomes(&cards[0]);
+    let open = outcomes.values().filter(|(outcome, _)| outcome == "open").count();
+    assert_eq!(output.status.code(), Some(i32::from(open > 0)), "{open} open");
+    outcomes
+}
+
+/// `howdah audit`, whose scratch directories are below the rig's.
+fn command(rig: &Rig, words: &[&str]) -> Command {
+    fs::create_dir_all(rig.path("tmp")).unwrap();
+    let mut command = Command::new(rig::HOWDAH);
+    command.arg("audit").args(words).env("TMPDIR", rig.path("tmp")).stdin(Stdio::null());
+    command
+}
+
+/// Files, System V objects and processes that look like an audit's.
+fn traces(rig: &Rig) -> Vec<String> {
+    let scratch = rig.path("tmp");
+    fs::create_dir_all(&scratch).unwrap();
+    let names = ["/tmp", "/run", "/dev/shm"].iter().flat_map(|place| fs::read_dir(place).unwrap().flatten());
+    let is_canary = |path: &String| {
+        let word = path.split("/howdah-").nth(1).unwrap_or_default();
+        let number = word.split(['.', '-']).next().unwrap_or_default();
+        number.len() == 8 && number.chars().all(|c| c.is_ascii_hexdigit())
+    };
+    let mut found: Vec<String> =
+        names.map(|entry| entry.path().display().to_string()).filter(is_canary).collect();
+    let own = fs::read_dir(scratch).unwrap().flatten();
+    found.extend(own.map(|entry| entry.path().display().to_string()));
+    for table in ["shm", "sem", "msg"] {
+        let text = fs::read_to_string(format!("/proc/sysvipc/{table}")).unwrap_or_default();
+        found.extend(text.lines().skip(1).map(|line| format!("{table}: {line}")));
+    }
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let programs = processes.filter_map(|entry| fs::read_link(entry.path().join("exe")).ok());
+    found
+        .extend(programs.map(|path| path.display().to_string()).filter(|path| path.contains("howdah-probe")));
+    found.sort();
+    found
+}
+
+/// A pool with a socket of each family, code, a writable mount, and programs that give privileges.
+fn pool(rig: &Rig) -> PathBuf {
+    rig.site("blog", "index.php", "<?php", rig::TENANT);
+    rig.shell(
+        "mkdir blog/uploads && chmod 777 blog/uploads && cp /usr/bin/env blog/capable && cp /usr/bin/env blog/setuid \
+         && setcap cap_block_suspend+ep blog/capable && chmod 4755 blog/setuid",
+    );
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let text = format!(
+        "listen = [{:?}, \"127.0.0.1:{port}\"]\nuser = \"www-data\"\n\
+         [[mount]]\nsource = {:?}\n[[mount]]\nsource = {:?}\naccess = \"rw\"\n",
+        rig.socket("blog"),
+        rig.path("blog"),
+        rig.path("blog/uploads"),
+    );
+    rig.write("pools/blog.toml", &text)
+}
+
+/// Every switch of a profile, and what takes its wall down.
+const SWITCHES: [(&str, &str, &str); 12] = [
+    // The wall, its key, and the value that takes it down.
+    ("seccomp", "seccomp", "\"off\""),
+    ("Landlock", "landlock", "false"),
+    ("no_new_privs", "no_new_privs", "false"),
+    ("no capabilities", "capabilities", ""),
+    ("closed descriptors", "close_descriptors", "false"),
+    ("/proc of processes only", "proc", "\"full\""),
+    ("masked paths of /proc", "masked_paths", "[]\nreadonly_paths = []"),
+    ("user namespace", "user", ""),
+    ("network namespace", "network", ""),
+    ("ipc namespace", "ipc", ""),
+    ("uts namespace", "uts", ""),
+    ("cgroup namespace", "cgroup", ""),
+];
+
+/// A profile with every wall down but `up`.
+fn naked_but(rig: &Rig, up: Option<&str>) -> PathBuf {
+    let mut text = String::new();
+    let mut shared = Vec::new();
+    for (wall, key, down) in SWITCHES {
+        if up == Some(wall) || (up == Some("seccomp") && key == "no_new_privs") {
+            // The kernel takes a filter from nobody who may still gain privileges.
+            continue;
+        }
+        match key {
+            "user" | "network" | "ipc" | "uts" | "cgroup" => shared.push(key),
+            "capabilities" => text.push_str(&format!("capabilities = {:?}\n", capabilities())),
+            _ => text.push_str(&format!("{key} = {down}\n")),
+        }
+    }
+    text.push_str(&format!("share = {shared:?}\n"));
+    let name = up.map_or("naked".to_owned(), |wall| wall.replace([' ', '/'], "-"));
+    rig.profile(&name, &text)
+}
+
+/// All that this machine's root has, which in a container is not all there is.
+fn capabilities() -> Vec<String> {
+    let held = caps::read(None, caps::CapSet::Permitted).unwrap();
+    held.into_iter().map(|capability| capability.to_string()).collect()
+}
+
+/// What must be, and is not; each told with what was seen.
+fn unmet(
+    seen: &Outcomes,
+    ids: impl IntoIterator<Item = &'static str>,
+    wanted: &str,
+    run: &str,
+) -> Vec<String> {
+    let one = |id: &'static str| {
+        let (outcome, detail) = &seen[id];
+        let lacking = outcome == "not-tried" && NOT_TRIED.contains(&detail.as_str());
+        (outcome != wanted && !lacking)
+            .then(|| format!("{run}: {id} is {outcome} and not {wanted}: {detail}"))
+    };
+    ids.into_iter().filter_map(one).collect()
+}
+
+fn by_control(control: Control) -> impl Iterator<Item = &'static str> {
+    ATTACKS.iter().filter(move |attack| attack.control == control).map(|attack| attack.id)
+}
+
+#[test]
+fn every_attack_succeeds_where_nothing_is_in_its_way_and_every_wall_holds_its_attacks_alone() {
+    let rig = Rig::new();
+    let pool = pool(&rig);
+    let pool = pool.to_str().unwrap();
+    let mut wrong = unmet(&audit(&rig, &["--outside"]), by_control(Control::Outside), "open", "outside");
+    let run = |profile: &Path| audit(&rig, &["--profile", profile.to_str().unwrap(), pool]);
+    let naked = run(&naked_but(&rig, None));
+    wrong.extend(unmet(&naked, by_control(Control::Naked), "open", "naked"));
+    for (wall, _, _) in SWITCHES {
+        let named = |other: &Wall| match other {
+            Wall::Landlock(abi) => wall == "Landlock" && *abi <= landlock::kernel_abi(),
+            other => other.name() == wall,
+        };
+        let of_wall = ATTACKS.iter().filter(|attack| attack.walls.iter().any(named));
+        let seen = run(&naked_but(&rig, Some(wall)));
+        wrong.extend(unmet(&seen, of_wall.map(|attack| attack.id), "held", wall));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_attack_is_held_by_hosting() {
+    let rig = Rig::new();
+    let pool = pool(&rig);
+    let seen = audit(&rig, &[pool.to_str().unwrap()]);
+    let all = ATTACKS.iter().map(|attack| attack.id);
+    let wrong = unmet(&seen, all, "held", "hosting");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_table_is_well_made() {
+    for (place, attack) in ATTACKS.iter().enumerate() {
+        assert!(!attack.walls.is_empty(), "{} has no wall", attack.id);
+        assert!(!ATTACKS[..place].iter().any(|other| other.id == attack.id), "{} is there twice", attack.id);
+        let removable = attack.walls.iter().all(|wall| wall.setting().is_some());
+        assert!(removable || attack.control == Control::Outside, "{}: no profile opens it", attack.id);
+    }
+    // Every wall that a profile can take down holds something.
+    for (wall, _, _) in SWITCHES {
+        assert!(ATTACKS.iter().any(|attack| attack.walls.iter().any(|other| other.name() == wall)), "{wall}");
+    }
+}
+
+#[test]
+fn the_card_tells_the_total_and_of_each_open_attack_what_to_change() {
+    let rig = Rig::new();
+    let pool = pool(&rig);
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let whole = command(&rig, &[pool.to_str().unwrap()]).output().unwrap();
+    let text = String::from_utf8(whole.stdout).unwrap();
+    assert_eq!(whole.status.code(), Some(0), "{text}");
+    let last = text.lines().last().unwrap();
+    let words: Vec<&str> = last.split([' ', ',']).collect();
+    assert!(words[0] == words[2] && words[3] == "held" && words[0].parse::<usize>().unwrap() > 100, "{last}");
+    assert!(!text.contains('\x1b') && text.contains("closed descriptors"), "{text}");
+    let leaky = rig.profile("leaky", "close_descriptors = false");
+    let open =
+        command(&rig, &["--profile", leaky.to_str().unwrap(), pool.to_str().unwrap()]).output().unwrap();
+    let text = String::from_utf8(open.stdout).unwrap();
+    assert_eq!(open.status.code(), Some(1), "{text}");
+    let at = text.lines().position(|line| line.contains("OPEN  leaked-descriptor: ")).expect(&text);
+    let hint = text.lines().nth(at + 1).unwrap();
+    assert_eq!(hint.trim(), format!("hint: {}: close_descriptors = true", leaky.display()));
+    assert_eq!(text.matches("OPEN").count(), 1, "{text}");
+}
+
+#[test]
+fn another_launcher_is_attacked_by_the_same_probe() {
+    let rig = Rig::new();
+    let bare = audit(&rig, &["--in", "env"]);
+    let walled = audit(
+        &rig,
+        &[
+            "--in",
+            "bwrap",
+            "--ro-bind",
+            "/",
+            "/",
+            "--proc",
+            "/proc",
+            "--dev",
+            "/dev",
+            "--unshare-all",
+            "--die-with-parent",
+        ],
+    );
+    for (attack, inside) in
+        [("host-processes", "held"), ("host-tcp", "held"), ("unshare-user", "open"), ("shadow", "open")]
+    {
+        assert_eq!(bare[attack].0, "open", "{attack} bare: {}", bare[attack].1);
+        assert_eq!(walled[attack].0, inside, "{attack} in bwrap: {}", walled[attack].1);
+    }
+    // A launcher in which the probe is not: no card, and why.
+    let output = command(&rig, &["--in", "true"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(5));
+    let line = String::from_utf8(output.stderr).unwrap();
+    assert!(line.starts_with("howdah: the probe did not come to its end inside the command"), "{line}");
+    assert_eq!(line.lines().count(), 1);
+}
+
+#[test]
+fn it_goes_away_when_it_is_interrupted() {
+    let rig = Rig::new();
+    let pool = pool(&rig);
+    let pool = pool.to_str().unwrap();
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = traces(&rig);
+    for wait in [50, 150, 400, 700] {
+        let mut audit = command(&rig, &[pool]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(wait));
+        let pid = nix::unistd::Pid::from_raw(audit.id() as i32);
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT);
+        let status = audit.wait().unwrap();
+        // It may be over before; a signal before anything is made kills as usual.
+        assert!(matches!(status.code(), None | Some(0 | 130)), "after {wait} ms: {status:?}");
+        assert_eq!(traces(&rig), before, "after {wait} ms");
+    }
+    // Killed: what is outside its sandboxes goes all the same, as soon as nobody holds it.
+    let mut audit = command(&rig, &[pool]).stdout(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(400));
+    audit.kill().unwrap();
+    audit.wait().unwrap();
+    let end = Instant::now() + Duration::from_secs(20);
+    let scratch = rig.path("tmp").display().to_string();
+    // Its scratch directory nobody was left to remove.
+    while traces(&rig).iter().any(|trace| !before.contains(trace) && !trace.starts_with(&scratch)) {
+        assert!(Instant::now() < end, "{:?}", traces(&rig));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn every_example_is_held() {
+    let rig = Rig::new();
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let mut pools: Vec<PathBuf> = Vec::new();
+    let mut places = vec![examples];
+    while let Some(place) = places.pop() {
+        for entry in fs::read_dir(place).unwrap().flatten() {
+            match entry.path() {
+                path if path.is_dir() => places.push(path),
+                path if path.parent().unwrap().ends_with("pools") => pools.push(path),
+                _ => {}
+            }
+        }
+    }
+    assert!(pools.len() >= 4, "{pools:?}");
+    for example in pools {
+        // Its paths are a server's: below a directory of the test's own, where each is made.
+        let text = fs::read_to_string(&example).unwrap();
+        let below = rig.path("host").display().to_string();
+        let moved =
+            text.replace("\"/srv", &format!("\"{below}/srv")).replace("\"/run", &format!("\"{below}/run"));
+        let file = rig.write(&format!("pools/{}", example.file_name().unwrap().to_string_lossy()), &moved);
+        for line in moved.lines().filter(|line| line.trim_start().starts_with("source")) {
+            let source = line.split('"').nth(1).unwrap();
+            rig.shell(&format!("mkdir -p {source} && chmod 755 {source}"));
+        }
+        let seen = audit(&rig, &[file.to_str().unwrap()]);
+        let wrong =
+            unmet(&seen, ATTACKS.iter().map(|attack| attack.id), "held", &example.display().to_string());
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+}
