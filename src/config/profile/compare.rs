@@ -49,8 +49,8 @@ impl Profile {
             .filter(|path| !self.readonly_paths.contains(path) && !self.masked_paths.contains(path));
         found.extend(writable.map(|path| format!("{path} is not read-only")));
         found.extend(opened(self, &hosting));
-        if reach(self.network) > reach(hosting.network) {
-            found.push(format!("network.mode is {:?} by default", self.network.as_str()));
+        if reach(&self.network) > reach(&hosting.network) {
+            found.push(format!("network.mode is {:?} by default", self.network.mode()));
         }
         found.extend(limits(&self.limits, &hosting.limits, Ordering::Greater));
         found
@@ -107,10 +107,11 @@ impl Profile {
 }
 
 /// How far a network goes.
-fn reach(network: Network) -> u8 {
+fn reach(network: &Network) -> u8 {
     match network {
         Network::None => 0,
-        Network::Host => 2,
+        Network::Outbound(_) => 1,
+        Network::Host(_) => 2,
     }
 }
 

@@ -191,6 +191,9 @@ impl Supervisor {
         let pid = generation.map(|generation| generation.process.pid);
         slot.record.pid = pid.map(Pid::as_raw);
         slot.record.start_time = pid.and_then(quiesce::start_time);
+        slot.record.uplink = generation
+            .and_then(|generation| generation.uplink.as_ref())
+            .and_then(|uplink| Some((uplink.pid.as_raw(), quiesce::start_time(uplink.pid)?)));
         slot.record.cgroup = generation
             .and_then(|generation| generation.freezer.cgroup())
             .map(|cgroup| cgroup.directory().to_owned());
