@@ -11,6 +11,7 @@ mod rig;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -308,6 +309,19 @@ fn it_goes_away_when_it_is_interrupted() {
         assert!(Instant::now() < end, "{:?}", traces(&rig));
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+#[test]
+fn without_root_it_works_the_same() {
+    let rig = Rig::new().rootless();
+    let pool = pool(&rig);
+    rig.shell("mkdir home tmp && chown www-data home tmp");
+    let mut audit = Command::new(rig.path("howdah"));
+    audit.arg("audit").arg("--json").arg(pool).stdin(Stdio::null());
+    audit.env("HOME", rig.path("home")).env("TMPDIR", rig.path("tmp")).uid(rig::TENANT.1).gid(rig::TENANT.2);
+    let seen = outcomes(&cards(&audit.output().unwrap())[0]);
+    let wrong = unmet(&seen, ATTACKS.iter().map(|attack| attack.id), "held", "rootless");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
