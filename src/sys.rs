@@ -335,6 +335,90 @@ pub fn landlock_abi() -> nix::Result<i32> {
         .map(|abi| abi as i32)
 }
 
+/// Installs a seccomp filter on the calling thread and returns its listener
+/// (SECCOMP_FILTER_FLAG_NEW_LISTENER, Linux 5.0; close-on-exec): calls that the
+/// filter answers with SECCOMP_RET_USER_NOTIF wait for who reads there.
+///
+/// # Errors
+/// EACCES without no_new_privs; EBUSY where an earlier filter has a listener already.
+pub fn filter_with_listener(program: &[seccompiler::sock_filter]) -> nix::Result<OwnedFd> {
+    /// `struct sock_fprog`, of which libc has one with its own `sock_filter`.
+    #[repr(C)]
+    struct Program {
+        length: u16,
+        instructions: *const seccompiler::sock_filter,
+    }
+    let length = u16::try_from(program.len()).map_err(|_| Errno::EINVAL)?;
+    let argument = Program { length, instructions: program.as_ptr() };
+    // SAFETY: `argument` has the kernel's layout; it and the `length` instructions that it
+    // points to outlive the call, which copies them.
+    made(unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
+            &raw const argument,
+        )
+    })
+}
+
+/// A system call that waits (`struct seccomp_notif`).
+#[derive(Debug, Clone, Copy)]
+pub struct Notification {
+    /// Its number in the answer.
+    pub id: u64,
+    /// Who makes it, by the caller's pid namespace.
+    pub pid: Pid,
+    /// The system call.
+    pub number: i32,
+}
+
+/// SECCOMP_IOCTL_NOTIF_RECV: the next call that waits; waits for one if there is none.
+///
+/// # Errors
+/// ENOENT where the caller was killed in the meantime; EOVERFLOW on a kernel whose
+/// structure is larger than we have room for.
+pub fn notification(listener: BorrowedFd<'_>) -> nix::Result<Notification> {
+    #[repr(C)]
+    struct Room {
+        known: libc::seccomp_notif,
+        // The kernel writes as much as its own structure has, which may grow.
+        more: [u64; 32],
+    }
+    // SAFETY: both structures are numbers only, of which zeros are valid.
+    let (mut sizes, mut room): (libc::seccomp_notif_sizes, Room) = unsafe { std::mem::zeroed() };
+    // SAFETY: SECCOMP_GET_NOTIF_SIZES writes one seccomp_notif_sizes.
+    let answer =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_NOTIF_SIZES, 0, &raw mut sizes) };
+    checked(answer)?;
+    if usize::from(sizes.seccomp_notif) > size_of::<Room>() {
+        return Err(Errno::EOVERFLOW);
+    }
+    // SAFETY: the room is zeroed, as the call demands, and large enough by the check above.
+    let answer =
+        unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV as _, &raw mut room) };
+    Errno::result(answer)?;
+    Ok(Notification {
+        id: room.known.id,
+        pid: Pid::from_raw(room.known.pid as i32),
+        number: room.known.data.nr,
+    })
+}
+
+/// SECCOMP_IOCTL_NOTIF_SEND: the call `id` goes on as if there were no filter
+/// (SECCOMP_USER_NOTIF_FLAG_CONTINUE, Linux 5.5).
+///
+/// # Errors
+/// ENOENT where the caller was killed in the meantime.
+pub fn let_through(listener: BorrowedFd<'_>, id: u64) -> nix::Result<()> {
+    let flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
+    let answer = libc::seccomp_notif_resp { id, val: 0, error: 0, flags };
+    // SAFETY: the call reads one seccomp_notif_resp; the kernel knows its size from the number of the ioctl.
+    let done =
+        unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND as _, &raw const answer) };
+    Errno::result(done).map(drop)
+}
+
 /// Whether `path` carries the extended attribute `name` (getxattr(2)).
 pub fn has_xattr(path: &std::path::Path, name: &str) -> bool {
     use std::os::unix::ffi::OsStrExt;

@@ -67,7 +67,7 @@ fn rig_at_work(seconds: u32, drain: &str, more: &str) -> Rig {
     rig.site("blog", "work.php", &works_for(seconds), TENANT);
     rig.site("blog", "index.php", HELLO, TENANT);
     rig.pool("blog", &format!("{more}[[mount]]\nsource = {marks:?}\naccess = \"rw\""));
-    rig.write("howdah.toml", &format!("[serve]\nstate_dir = {:?}\ndrain = {drain:?}\n", rig.path("state")));
+    rig.configure(drain);
     rig
 }
 

@@ -142,7 +142,7 @@ impl Generation {
         let counters = freezer.cgroup().map(count).unwrap_or_default();
         Ok(Self {
             number,
-            process: Launched { pid, pidfd, status },
+            process: Launched { pid, pidfd, status, gate: None },
             freezer,
             activity: Activity::read(pid),
             began: Instant::now(),

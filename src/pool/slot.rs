@@ -18,6 +18,7 @@ use crate::config::pool::{OnFailure, Pool};
 use crate::config::types::Patience;
 use crate::sandbox::SpareNetwork;
 use crate::sandbox::cgroup::Base;
+use crate::sandbox::landlock;
 use crate::spec;
 
 /// One pool.
@@ -211,6 +212,11 @@ impl Slot {
             self.prepared = None;
             let prepared = workshop.prepare(&self.pool, self.listeners.len(), places)?;
             self.record.weakened = prepared.profile.weakened();
+            self.record.stricter = prepared.profile.stricter();
+            self.record.landlock_abi = Some(match prepared.profile.landlock {
+                true => landlock::abi_in_force(),
+                false => 0,
+            });
             self.record.limits_not_in_force = limits_not_in_force(&prepared, base);
             notices.extend(prepared.notices.iter().cloned());
             self.prepared = Some(Box::new(prepared));

@@ -13,8 +13,8 @@ use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
 };
-use syscalls::Sysno;
 
+use super::seccomp;
 use crate::sys;
 
 /// AUDIT_SECCOMP, AUDIT_LANDLOCK_ACCESS and AUDIT_LANDLOCK_DOMAIN of linux/audit.h.
@@ -135,8 +135,8 @@ fn syscall(arch: &str, number: usize) -> String {
     };
     /// __X32_SYSCALL_BIT
     const X32: usize = 0x4000_0000;
-    match Sysno::new(number) {
-        Some(name) if arch == own => name.name().to_owned(),
+    match u32::try_from(number).ok().and_then(seccomp::name) {
+        Some(name) if arch == own => name.to_owned(),
         _ if arch == own && number & X32 != 0 => format!("{} of x32", number & !X32),
         _ if arch == "40000003" => format!("{number} of the 32-bit entry"),
         _ => format!("{number} of architecture {arch}"),

@@ -20,7 +20,7 @@ use nix::unistd::{Gid, Uid};
 use super::mounts::{self, Tree};
 use super::plan::{Identity, Plan};
 use super::step::{At, Step, StepError};
-use super::{landlock, seccomp};
+use super::{gate, landlock, seccomp, sysctl};
 use crate::{paths, sys};
 
 /// Exit status of a child that could not become its program; the reason is on the status pipe.
@@ -28,8 +28,8 @@ const NOT_EXECUTED: i32 = 70;
 
 /// Becomes the plan's program, or writes the error to `status` and ends. `made`
 /// are the namespaces that were made with this process; the others it was given.
-pub(super) fn run(plan: &Plan, made: u64, status: OwnedFd, go: OwnedFd) -> ! {
-    let Err(error) = become_program(plan, made, status.as_fd(), &go);
+pub(super) fn run(plan: &Plan, made: u64, status: OwnedFd, go: OwnedFd, gate: Option<OwnedFd>) -> ! {
+    let Err(error) = become_program(plan, made, status.as_fd(), &go, gate);
     // The arranging of descriptors may have moved over ours; `status` was moved out of its way first.
     let _ = nix::unistd::write(status, &error.to_bytes());
     sys::exit_now(NOT_EXECUTED)
@@ -40,6 +40,7 @@ fn become_program(
     made: u64,
     status: BorrowedFd<'_>,
     go: &OwnedFd,
+    gate: Option<OwnedFd>,
 ) -> Result<Infallible, StepError> {
     let (prepare, bind, release) = (&plan.prepare, &plan.bind, &plan.release);
 
@@ -59,6 +60,9 @@ fn become_program(
     //    we attach must not appear on the host.
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>).at(Step::CutPropagation, "")?;
+    //    Settings of the new namespaces now: while the host's /proc is in sight, for where none is the
+    //    kernel gives a user namespace none that shows as much; and before the uid goes.
+    sysctl::apply(&prepare.sysctls)?;
     // 5. The new root over the old one; then the mounts of prepare, then those
     //    of bind, each through the new root only.
     let root = prepare.root.as_fd();
@@ -104,12 +108,17 @@ fn become_program(
     nix::unistd::chdir(&release.cwd).at(Step::Execute, format!("in {}", release.cwd.display()))?;
     // 16. Descriptors last but one: 0 to 2 and the sockets, all else closes on exec.
     arrange_descriptors(&release.descriptors, status, release.close_others)?;
-    // 17. The filter last: it forbids most of the above.
+    // 17. What may be done once from here on: execve, of step 19. Before the filter, which may
+    //     forbid sending the listener; after the descriptors, none of which it may become.
+    if let (Some(waiting), Some(gate)) = (&prepare.waiting, gate) {
+        gate::close_behind(waiting, &gate).at(Step::AwaitCalls, "")?;
+    }
+    // 18. The filter last: it forbids most of the above.
     if !prepare.seccomp.is_empty() {
         seccomp::apply(&prepare.seccomp)
             .map_err(|error| StepError::new(Step::FilterSyscalls, error.to_string(), Errno::last()))?;
     }
-    // 18.
+    // 19.
     let path = release.argv[0].as_c_str();
     nix::unistd::execve(path, &release.argv, &release.envp).at(Step::Execute, path.to_string_lossy())
 }

@@ -7,12 +7,14 @@ pub mod audit;
 pub mod block;
 pub mod cgroup;
 mod child;
+pub mod gate;
 pub mod landlock;
 pub mod mounts;
 pub mod network;
 mod plan;
 pub mod seccomp;
 pub mod step;
+mod sysctl;
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -22,6 +24,7 @@ use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+use gate::{Gate, Passage};
 pub use network::SpareNetwork;
 pub use plan::Plan;
 use step::{At, Step, StepError};
@@ -40,6 +43,8 @@ pub struct Launched {
     pub pidfd: OwnedFd,
     /// Readable when it has become its program or failed: see [`Launched::outcome`].
     pub status: OwnedFd,
+    /// Where calls of it wait, while some do: to be [served](Launched::serve) whenever it is readable.
+    pub gate: Option<Gate>,
 }
 
 /// How far a launch has come.
@@ -67,13 +72,20 @@ pub fn launch(
     const NETWORK: u64 = libc::CLONE_NEWNET as u64;
     let (status, status_of_child) = pipe(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).at(Step::Clone, "")?;
     let (go_of_child, go) = pipe(OFlag::O_CLOEXEC).at(Step::Clone, "")?;
+    let (gate, gate_of_child) = match plan.prepare.waiting.as_ref().map(Gate::new).transpose() {
+        Ok(gate) => gate.map(|(gate, of_child)| (gate, lift(of_child))).unzip(),
+        Err(errno) => return Err(StepError::new(Step::AwaitCalls, "", errno)),
+    };
+    let gate_of_child = gate_of_child.transpose().at(Step::AwaitCalls, "")?;
     let wanted = plan.prepare.namespaces;
-    let entered = wanted & NETWORK != 0 && stock.as_mut().is_some_and(|stock| stock.enter());
+    // Over the one in stock, which is of howdah's user namespace, the child has no right to set anything.
+    let any = wanted & NETWORK != 0 && !plan.prepare.sysctls.of_network;
+    let entered = any && stock.as_mut().is_some_and(|stock| stock.enter());
     let made = if entered { wanted & !NETWORK } else { wanted };
     let cloned = sys::clone3(made, cgroup);
     if let Ok(sys::Cloned::Child) = cloned {
-        drop((status, go));
-        child::run(plan, made, status_of_child, go_of_child)
+        drop((status, go, gate));
+        child::run(plan, made, status_of_child, go_of_child, gate_of_child)
     }
     if let Some(stock) = stock.filter(|_| entered) {
         stock.go_home();
@@ -81,8 +93,8 @@ pub fn launch(
     match cloned.at(Step::Clone, "")? {
         sys::Cloned::Child => unreachable!("the child has gone its way"),
         sys::Cloned::Parent { pid, pidfd } => {
-            drop((status_of_child, go_of_child));
-            let launched = Launched { pid, pidfd, status };
+            drop((status_of_child, go_of_child, gate_of_child));
+            let launched = Launched { pid, pidfd, status, gate };
             if let Err(error) = map_identity(plan, pid).and_then(|()| raise_limits(plan, pid, &go)) {
                 launched.kill();
                 // What the child says happened first, and is nearer to the cause.
@@ -109,6 +121,28 @@ impl Launched {
             Err(Errno::EAGAIN | Errno::EINTR) => Outcome::Pending,
             Err(errno) => Outcome::Failed(StepError::new(Step::Execute, "(status pipe)", errno)),
         }
+    }
+
+    /// Lets the calls through that wait at the gate and are expected; does not wait.
+    ///
+    /// # Errors
+    /// A call that is not expected. The child is dead then.
+    pub fn serve(&mut self) -> Result<(), StepError> {
+        let Some(gate) = &mut self.gate else { return Ok(()) };
+        match gate.serve(self.pid) {
+            Ok(Passage::Open) => {}
+            Ok(Passage::Closed) => self.gate = None,
+            Err(error) => {
+                self.gate = None;
+                self.kill();
+                // What the child says happened first, and is nearer to the cause.
+                return match self.outcome() {
+                    Outcome::Failed(first) => Err(first),
+                    Outcome::Pending | Outcome::Executed => Err(error),
+                };
+            }
+        }
+        Ok(())
     }
 
     /// Kills it and, as it is process 1 of its pid namespace, all that it started (pid_namespaces(7)).
@@ -141,8 +175,12 @@ fn raise_limits(plan: &Plan, pid: Pid, go: &OwnedFd) -> Result<(), StepError> {
 
 /// A pipe whose ends lie above the numbers that the plan gives out.
 fn pipe(flags: OFlag) -> nix::Result<(OwnedFd, OwnedFd)> {
-    use nix::fcntl::{FcntlArg, fcntl};
     let (reader, writer) = nix::unistd::pipe2(flags)?;
-    let lift = |fd: OwnedFd| fcntl(fd.as_raw_fd(), FcntlArg::F_DUPFD_CLOEXEC(LOWEST_OWN)).map(sys::owned);
     Ok((lift(reader)?, lift(writer)?))
+}
+
+/// The same open file at a number that the plan does not give out.
+fn lift(fd: OwnedFd) -> nix::Result<OwnedFd> {
+    use nix::fcntl::{FcntlArg, fcntl};
+    fcntl(fd.as_raw_fd(), FcntlArg::F_DUPFD_CLOEXEC(LOWEST_OWN)).map(sys::owned)
 }

@@ -114,6 +114,23 @@ pub fn compile(seccomp: &LinuxSeccomp) -> Result<Vec<BpfProgram>, SeccompError> 
     }
 }
 
+/// A program that has `calls` wait for a listener (SECCOMP_RET_USER_NOTIF) and lets everything else
+/// through: for a filter beside that of the spec, which says what is allowed at all.
+pub fn waiting(calls: &[&str]) -> Result<BpfProgram, SeccompError> {
+    let mut diagram = Diagram::default();
+    let wait = diagram.give(libc::SECCOMP_RET_USER_NOTIF);
+    let mut root = diagram.give(libc::SECCOMP_RET_ALLOW);
+    for call in calls {
+        if let Some(number) = number(call)? {
+            root = diagram.branch(Test::Equal(whole(NUMBER), number), wait, root);
+        }
+    }
+    // Of another ABI of the machine the numbers mean other calls.
+    let kill = diagram.give(libc::SECCOMP_RET_KILL_PROCESS);
+    root = diagram.branch(Test::Equal(whole(ARCHITECTURE), audit_architecture()?), root, kill);
+    Ok(diagram.program(root))
+}
+
 /// Installs `programs` on the calling thread for good, and with them no_new_privs.
 pub fn apply(programs: &[BpfProgram]) -> Result<(), seccompiler::Error> {
     programs.iter().try_for_each(|program| seccompiler::apply_filter(program))

@@ -37,6 +37,8 @@ steps! {
     UnshareCgroup = "create a cgroup namespace",
     /// The copied mounts stop hearing of the host's.
     CutPropagation = "make mounts private",
+    /// A setting of a namespace's own is written.
+    SetSysctl = "set the sysctl",
     /// The new root is attached over the old.
     AttachRoot = "attach the root",
     /// One mount is attached in the new root.
@@ -73,6 +75,8 @@ steps! {
     RestrictFiles = "apply Landlock",
     /// What must hold by now is read back.
     VerifyWalls = "verify",
+    /// Calls that may be made once wait for howdah: the seccomp listener and its answers.
+    AwaitCalls = "let a waiting system call through",
     /// The seccomp filters.
     FilterSyscalls = "install the seccomp filter",
     /// execve(2).
@@ -117,6 +121,12 @@ impl StepError {
             }
             (Step::AttachMount, Errno::ELOOP) => {
                 ": its target goes through a symlink: name the real directory"
+            }
+            (Step::SetSysctl, Errno::ENOENT) => {
+                ": a pool's namespaces have no such setting: take it out of the profile's [sysctl]"
+            }
+            (Step::SetSysctl, Errno::EACCES | Errno::EPERM) => {
+                ": this kernel does not let a pool's namespaces have it: take it out of the profile's [sysctl]"
             }
             _ => "",
         }

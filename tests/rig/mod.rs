@@ -29,8 +29,16 @@ pub const HOWDAH: &str = env!("CARGO_BIN_EXE_howdah");
 pub const TENANT: (&str, u32, u32) = ("www-data", 33, 33);
 pub const OTHER: (&str, u32, u32) = ("backup", 34, 34);
 
-/// Polls until `done` gives something, at most `limit`.
+/// How many times longer than on an ordinary machine everything is waited for:
+/// `HOWDAH_TEST_PATIENCE`, for emulated ones. What must *not* take long is not
+/// measured by it.
+pub fn patience() -> u32 {
+    std::env::var("HOWDAH_TEST_PATIENCE").map_or(1, |times| times.parse().expect("a number of times"))
+}
+
+/// Polls until `done` gives something, at most `limit` (times [`patience`]).
 pub fn wait_for<T>(what: &str, limit: Duration, mut done: impl FnMut() -> Option<T>) -> T {
+    let limit = limit * patience();
     let end = Instant::now() + limit;
     loop {
         if let Some(value) = done() {
@@ -59,8 +67,17 @@ impl Rig {
         let arguments = vec!["-v".to_owned()];
         let rig = Self { directory, serve: None, arguments, rootless: false, passed: None };
         fs::create_dir(rig.path("pools")).unwrap();
-        rig.write("howdah.toml", &format!("[serve]\nstate_dir = {:?}\ndrain = \"5s\"\n", rig.path("state")));
+        rig.configure("5s");
         rig
+    }
+
+    /// Writes howdah.toml: the rig's state directory, and how long a stop waits for requests.
+    pub fn configure(&self, drain: &str) {
+        let (state, start) = (self.path("state"), 10 * patience());
+        let text = format!(
+            "[serve]\nstate_dir = {state:?}\ndrain = {drain:?}\n[defaults.start]\ntimeout = \"{start}s\"\n"
+        );
+        self.write("howdah.toml", &text);
     }
 
     /// A path below the directory.
@@ -208,7 +225,7 @@ impl Rig {
 
     /// Waits for a line of the log that contains `text`, and returns it.
     pub fn wait_log(&mut self, text: &str) -> String {
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + Duration::from_secs(20) * patience();
         loop {
             if let Some(line) = self.log().lines().find(|line| line.contains(text)) {
                 return line.to_owned();
@@ -246,7 +263,7 @@ impl Rig {
 
     /// Waits until a pool is in `state`.
     pub fn wait_state(&self, pool: &str, state: &str) {
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + Duration::from_secs(20) * patience();
         while self.state(pool) != state {
             assert!(Instant::now() < end, "{pool} is {} and not {state}:\n{}", self.state(pool), self.log());
             std::thread::sleep(Duration::from_millis(10));
@@ -278,8 +295,12 @@ impl Rig {
         body: &[u8],
     ) -> Result<Response, String> {
         let stream = UnixStream::connect(self.socket(pool)).map_err(|error| format!("connect: {error}"))?;
-        exchange(&stream, &self.request(pool, uri, method, headers, body), Duration::from_secs(30))
-            .map_err(|error| error.to_string())
+        exchange(
+            &stream,
+            &self.request(pool, uri, method, headers, body),
+            Duration::from_secs(30) * patience(),
+        )
+        .map_err(|error| error.to_string())
     }
 
     /// The request that [`Rig::ask`] sends.
@@ -345,6 +366,7 @@ impl Rig {
     /// Waits for serve's end; its exit status.
     pub fn wait_end(&mut self, limit: Duration) -> i32 {
         let mut serve = self.serve.take().unwrap();
+        let limit = limit * patience();
         let end = Instant::now() + limit;
         loop {
             if let Some(status) = serve.try_wait().unwrap() {
@@ -389,7 +411,7 @@ impl Drop for Rig {
                 let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
                 std::thread::sleep(Duration::from_millis(20));
             }
-            let end = Instant::now() + Duration::from_secs(5);
+            let end = Instant::now() + Duration::from_secs(5) * patience();
             while Instant::now() < end && matches!(serve.try_wait(), Ok(None)) {
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -424,7 +446,7 @@ fn kill_cgroup(directory: &Path) {
             .write(true)
             .open(directory.join("cgroup.kill"))
             .and_then(|mut file| file.write_all(b"1"));
-        let end = Instant::now() + Duration::from_secs(5);
+        let end = Instant::now() + Duration::from_secs(5) * patience();
         while killed.is_ok() && fs::remove_dir(directory).is_err() && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -22,6 +22,16 @@ pub enum Execve {
     Once,
 }
 
+impl Execve {
+    /// Its word in a profile.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Any => "any",
+            Self::Once => "once",
+        }
+    }
+}
+
 /// The calls that [`Dangerous::Kill`] is about: those that no program of a site makes, nor tries
 /// to see whether it may. For a probe would be the end of an innocent process, and in php-fpm's
 /// master of the pool. So these are *not* here, and stay at the errno of the filter:
@@ -95,6 +105,21 @@ impl Profile {
             Dangerous::Errno => filter.clone(),
             Dangerous::Kill => killing(filter),
         })
+    }
+
+    /// Whether a process may write code and run it, as compilers at run time do: whether the
+    /// filter lets mmap(2) through whatever its arguments.
+    pub fn allows_written_code(&self) -> bool {
+        let Some(filter) = &self.seccomp else { return true };
+        let groups = filter.syscalls().iter().flatten();
+        let mut naming = groups.filter(|group| group.names().iter().any(|name| name == "mmap")).peekable();
+        match naming.peek() {
+            None => filter.default_action() == LinuxSeccompAction::ScmpActAllow,
+            Some(_) => naming.any(|group| {
+                group.action() == LinuxSeccompAction::ScmpActAllow
+                    && group.args().as_ref().is_none_or(Vec::is_empty)
+            }),
+        }
     }
 }
 

@@ -13,10 +13,14 @@ use serde::de::IgnoredAny;
 use super::ProfileError;
 
 /// The filters that are compiled in.
-const BUILT_IN: [(&str, &str); 1] = [("hosting", include_str!("../../../profiles/seccomp/hosting.json"))];
+const BUILT_IN: [(&str, &str); 3] = [
+    ("strict", include_str!("../../../profiles/seccomp/strict.json")),
+    ("hosting", include_str!("../../../profiles/seccomp/hosting.json")),
+    ("compat", include_str!("../../../profiles/seccomp/compat.json")),
+];
 
 /// Their names, as an error lists them.
-pub(super) const NAMES: &str = "\"hosting\"";
+pub(super) const NAMES: &str = "\"strict\", \"hosting\", \"compat\"";
 
 /// The filter that is compiled in under this name.
 pub(super) fn built_in(name: &str) -> Option<LinuxSeccomp> {

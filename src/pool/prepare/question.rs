@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::stat::Mode;
 use oci_spec::runtime::Spec;
 use seccompiler::BpfProgram;
@@ -35,7 +36,10 @@ pub struct Question {
     cgroup: Option<Cgroup>,
     scratch: PathBuf,
     answer: OwnedFd,
+    /// Holds what it says and the gate at which its execve waits, if it does.
+    ready: Epoll,
     text: Vec<u8>,
+    failed: Option<StepError>,
 }
 
 impl Question {
@@ -57,7 +61,10 @@ impl Question {
             None => None,
         };
         match launch(&spec, seccomp, cgroup.as_ref()) {
-            Ok((process, answer)) => Ok(Self { image, process, cgroup, scratch, answer, text: Vec::new() }),
+            Ok((process, answer, ready)) => {
+                let (text, failed) = (Vec::new(), None);
+                Ok(Self { image, process, cgroup, scratch, answer, ready, text, failed })
+            }
             Err(error) => {
                 cgroup.map(|cgroup| cgroup.remove());
                 let _ = fs::remove_dir_all(&scratch);
@@ -66,13 +73,17 @@ impl Question {
         }
     }
 
-    /// Readable when it has said more, or has ended.
-    pub fn answer(&self) -> BorrowedFd<'_> {
-        self.answer.as_fd()
+    /// Readable when there is something to [read](Question::read).
+    pub fn ready(&self) -> BorrowedFd<'_> {
+        self.ready.0.as_fd()
     }
 
     /// Reads what it has said since; true when that is all, or more than anybody has to say.
     pub fn read(&mut self) -> bool {
+        if let Err(error) = self.process.serve() {
+            self.failed = Some(error);
+            return true;
+        }
         let mut bytes = [0; 16 << 10];
         while self.text.len() < ANSWER_LIMIT {
             match nix::unistd::read(self.answer.as_raw_fd(), &mut bytes) {
@@ -91,7 +102,7 @@ impl Question {
         let until = Instant::now() + limit;
         while !self.read() {
             let left = PollTimeout::try_from(until.saturating_duration_since(Instant::now()));
-            let mut ends = [PollFd::new(self.answer.as_fd(), PollFlags::POLLIN)];
+            let mut ends = [PollFd::new(self.ready(), PollFlags::POLLIN)];
             if !matches!(poll(&mut ends, left.unwrap_or(PollTimeout::ZERO)), Ok(1)) {
                 return;
             }
@@ -103,6 +114,9 @@ impl Question {
     /// # Errors
     /// The step of the sandbox that failed, or that it said nothing.
     pub fn finish(mut self, pool: &Pool) -> Result<(Image, String), PrepareError> {
+        if let Some(error) = self.failed.take() {
+            return Err(error.into());
+        }
         if let Outcome::Failed(error) = self.process.outcome() {
             return Err(error.into());
         }
@@ -129,7 +143,8 @@ impl Drop for Question {
 
 /// Root directory and spec of the sandbox: the pool's, without what is its own.
 fn make_sandbox(image: &Image, pool: &Pool, profile: &Profile, scratch: &Path) -> Result<Spec, PrepareError> {
-    let bare = Pool { mounts: Vec::new(), network: Network::None, limits: Limits::default(), ..pool.clone() };
+    let bare =
+        Pool { mounts: Vec::new(), network: Some(Network::None), limits: Limits::default(), ..pool.clone() };
     let rootfs = scratch.join("rootfs");
     let layout = image.layout(&[], &[PathBuf::from("/etc/php")])?;
     let spec = spec::build(&spec::Input {
@@ -176,7 +191,7 @@ fn launch(
     spec: &Spec,
     seccomp: Rc<[BpfProgram]>,
     cgroup: Option<&Cgroup>,
-) -> Result<(Launched, OwnedFd), StepError> {
+) -> Result<(Launched, OwnedFd, Epoll), StepError> {
     let refuse = |errno: Errno| StepError::new(Step::ArrangeDescriptors, "(for php-fpm -i)", errno);
     let (answer, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(refuse)?;
     nix::fcntl::fcntl(answer.as_raw_fd(), nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
@@ -187,5 +202,18 @@ fn launch(
     let copy = writer.try_clone().map_err(|_| refuse(Errno::EMFILE))?;
     // The plan holds our ends of the pipe for writing, and goes with them.
     let plan = Plan::new(spec, seccomp, vec![null, copy, writer])?;
-    Ok((sandbox::launch(&plan, cgroup.map(AsFd::as_fd), None)?, answer))
+    let process = sandbox::launch(&plan, cgroup.map(AsFd::as_fd), None)?;
+    let ready = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).and_then(|ready| {
+        ready.add(&answer, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
+        process.gate.iter().try_for_each(|gate| ready.add(gate, EpollEvent::new(EpollFlags::EPOLLIN, 0)))?;
+        Ok(ready)
+    });
+    match ready {
+        Ok(ready) => Ok((process, answer, ready)),
+        Err(errno) => {
+            process.kill();
+            let _ = nix::sys::wait::waitpid(process.pid, None);
+            Err(refuse(errno))
+        }
+    }
 }

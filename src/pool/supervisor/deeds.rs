@@ -100,7 +100,7 @@ impl Supervisor {
             Ok(false) => self.launch_known(index),
             Ok(true) => {
                 let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Answer(index).pack());
-                let added = slot.question.as_ref().map(|question| self.epoll.add(question.answer(), event));
+                let added = slot.question.as_ref().map(|question| self.epoll.add(question.ready(), event));
                 if let Some(Err(errno)) = added {
                     slot.question = None;
                     self.launch_failed(index, &format!("epoll: {errno}"));
@@ -117,7 +117,7 @@ impl Supervisor {
             return;
         }
         let Some(question) = slot.question.take() else { return };
-        let _ = self.epoll.delete(question.answer());
+        let _ = self.epoll.delete(question.ready());
         match self.workshop.learn(question, &slot.pool) {
             Ok(()) => self.launch_known(index),
             Err(error) => self.launch_failed(index, &error.to_string()),
@@ -132,7 +132,7 @@ impl Supervisor {
     fn kill(&mut self, index: usize) {
         let Some(slot) = &mut self.slots[index] else { return };
         let Some(question) = slot.question.take() else { return self.signal(index, Signal::SIGKILL) };
-        let _ = self.epoll.delete(question.answer());
+        let _ = self.epoll.delete(question.ready());
         drop(question);
         let waiting = slot.has_own_waiting();
         self.events.push_back((index, Event::Exited { waiting }));
@@ -164,6 +164,9 @@ impl Supervisor {
         let add = |fd: BorrowedFd<'_>, token: Token| {
             self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token.pack()))
         };
+        if let Some(gate) = &generation.process.gate {
+            add(gate.as_fd(), Token::Gate(index))?;
+        }
         add(generation.process.status.as_fd(), Token::Status(index))?;
         add(generation.process.pidfd.as_fd(), Token::End(index))?;
         add(generation.log(), Token::Log(index))

@@ -16,6 +16,8 @@ pub(super) enum Token {
     Audit,
     /// What an image's php-fpm says of itself.
     Answer(usize),
+    /// Calls of a generation's program that wait to be let through.
+    Gate(usize),
 }
 
 impl Token {
@@ -30,6 +32,7 @@ impl Token {
             Self::Limit(index) => (6, index),
             Self::Audit => (7, 0),
             Self::Answer(index) => (8, index),
+            Self::Gate(index) => (9, index),
         };
         (kind << 56) | index as u64
     }
@@ -45,6 +48,7 @@ impl Token {
             6 => Self::Limit(index),
             7 => Self::Audit,
             8 => Self::Answer(index),
+            9 => Self::Gate(index),
             _ => Self::Signal,
         }
     }

@@ -29,6 +29,7 @@ impl Supervisor {
             Token::Signal => self.on_signal(),
             Token::Listener(index) => self.on_connection(index, flags),
             Token::Answer(index) => self.on_answer(index),
+            Token::Gate(index) => self.on_gate(index),
             Token::Status(index) => self.on_status(index),
             Token::Log(index) => self.on_log(index),
             Token::End(index) => self.on_end(index),
@@ -147,6 +148,15 @@ impl Supervisor {
         if harmed {
             self.write_record(index);
             self.stale_roll = true;
+        }
+    }
+
+    /// A generation's program may be executed, once; served, its gate closes and leaves the epoll.
+    fn on_gate(&mut self, index: usize) {
+        let Some(slot) = &mut self.slots[index] else { return };
+        let Some(generation) = &mut slot.generation else { return };
+        if let Err(error) = generation.process.serve() {
+            self.start_failed(index, &error.to_string());
         }
     }
 

@@ -3,7 +3,7 @@
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompArg, LinuxSeccompOperator};
 use seccompiler::sock_filter;
 
-use super::{action, compile, number, restriction};
+use super::{action, compile, name, number, restriction, waiting};
 
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
 const READ: i64 = libc::SYS_read;
@@ -247,13 +247,68 @@ fn hosting_answers() {
         (libc::SYS_seccomp, &[], errno(libc::ENOSYS)),
         (libc::SYS_memfd_create, &[], errno(libc::ENOSYS)),
         (libc::SYS_execve, &[], ALLOW),
+        (libc::SYS_mmap, &[0, 0, 7], ALLOW),
+        (libc::SYS_mprotect, &[0, 0, 7], ALLOW),
     ];
+    assert_answers(&hosting, rows);
+    let length = compile(&hosting).unwrap()[0].len();
+    assert!(length < 320, "{length}: installing it is a part of every cold start");
+}
+
+fn assert_answers(filter: &LinuxSeccomp, rows: &[(i64, &[u64], u32)]) {
     for (number, args, expected) in rows {
         let name = syscalls::Sysno::new(*number as usize).unwrap();
-        assert_eq!(answer(&hosting, *number, args), *expected, "{name} {args:x?}");
+        assert_eq!(answer(filter, *number, args), *expected, "{name} {args:x?}");
     }
-    let length = compile(&hosting).unwrap()[0].len();
-    assert!(length < 450, "{length}: installing it is a part of every cold start");
+}
+
+#[test]
+fn strict_answers() {
+    let strict = filter(include_str!("../../../profiles/seccomp/strict.json"));
+    let (no, high) = (errno(libc::EACCES), 1 << 32);
+    let rows: &[(i64, &[u64], u32)] = &[
+        (libc::SYS_mmap, &[0, 0, 1], ALLOW),
+        (libc::SYS_mmap, &[0, 0, 3], ALLOW),
+        (libc::SYS_mmap, &[0, 0, 5], ALLOW),
+        (libc::SYS_mmap, &[0, 0, 7], no),
+        (libc::SYS_mmap, &[0, 0, 6 | high], no),
+        (libc::SYS_mprotect, &[0, 0, 1], ALLOW),
+        (libc::SYS_mprotect, &[0, 0, 5], no),
+        (libc::SYS_mprotect, &[0, 0, 4 | high], no),
+        (libc::SYS_pkey_mprotect, &[0, 0, 5], errno(libc::ENOSYS)),
+        (libc::SYS_remap_file_pages, &[], errno(libc::ENOSYS)),
+        (libc::SYS_shmat, &[], errno(libc::ENOSYS)),
+        (libc::SYS_memfd_create, &[], errno(libc::ENOSYS)),
+        (libc::SYS_personality, &[0x0040_0000], errno(libc::ENOSYS)),
+        (libc::SYS_listen, &[], errno(libc::ENOSYS)),
+        (libc::SYS_bind, &[], errno(libc::ENOSYS)),
+        (libc::SYS_symlink, &[], errno(libc::ENOSYS)),
+        (libc::SYS_vfork, &[], errno(libc::ENOSYS)),
+        (libc::SYS_execveat, &[], errno(libc::ENOSYS)),
+        (libc::SYS_splice, &[], errno(libc::ENOSYS)),
+        (libc::SYS_accept, &[], ALLOW),
+        (libc::SYS_execve, &[], ALLOW),
+    ];
+    assert_answers(&strict, rows);
+}
+
+/// Nothing that strict allows does hosting refuse, nor what hosting allows compat.
+#[test]
+fn each_profile_allows_less_than_the_next() {
+    let strict = filter(include_str!("../../../profiles/seccomp/strict.json"));
+    let hosting = filter(include_str!("../../../profiles/seccomp/hosting.json"));
+    let compat = filter(include_str!("../../../profiles/seccomp/compat.json"));
+    for (less, more) in [(&strict, &hosting), (&hosting, &compat)] {
+        let (of_less, of_more) = (compile(less).unwrap(), compile(more).unwrap());
+        for call in 0..500 {
+            let [a, b, c, ..] = interesting(less, call);
+            for (x, y, z) in a.iter().flat_map(|x| b.iter().flat_map(|y| c.iter().map(|z| (*x, *y, *z)))) {
+                let data = data(i64::from(call), &[x, y, z]);
+                let allowed = run(&of_less[0], &data) == ALLOW;
+                assert!(!allowed || run(&of_more[0], &data) == ALLOW, "{call} {x:x} {y:x} {z:x}");
+            }
+        }
+    }
 }
 
 fn holds(condition: &LinuxSeccompArg, args: &[u64; 6]) -> bool {
@@ -322,8 +377,28 @@ fn lists_only(seccomp: &LinuxSeccomp) -> bool {
 }
 
 #[test]
-fn hosting_compiled_is_hosting_as_written() {
-    assert_means_what_it_says(&filter(include_str!("../../../profiles/seccomp/hosting.json")));
+fn the_filters_compiled_are_the_filters_as_written() {
+    for text in [
+        include_str!("../../../profiles/seccomp/strict.json"),
+        include_str!("../../../profiles/seccomp/hosting.json"),
+        include_str!("../../../profiles/seccomp/compat.json"),
+    ] {
+        assert_means_what_it_says(&filter(text));
+    }
+}
+
+/// The program that has calls wait says nothing of other calls.
+#[test]
+fn waiting_calls_wait_and_no_others() {
+    let program = waiting(&["execve", "execveat"]).unwrap();
+    for call in 0..500 {
+        let waits = [libc::SYS_execve, libc::SYS_execveat].contains(&call);
+        let expected = if waits { libc::SECCOMP_RET_USER_NOTIF } else { ALLOW };
+        assert_eq!(run(&program, &data(call, &[])), expected, "{call}");
+    }
+    let mut foreign = data(libc::SYS_read, &[]);
+    foreign[1] = 0x4000_0003; // i386, where 11 is execve
+    assert_eq!(run(&program, &foreign), libc::SECCOMP_RET_KILL_PROCESS);
 }
 
 /// One call in many groups, in every order of actions; first and last numbers; neighbours.
@@ -348,13 +423,28 @@ fn overlapping_groups_compiled_are_as_written() {
 
 /// libseccomp, which runc and crun use, lets a rule without conditions swallow those with.
 #[test]
-fn hosting_reads_the_same_in_libseccomp() {
-    let hosting = filter(include_str!("../../../profiles/seccomp/hosting.json"));
-    let groups = hosting.syscalls().as_deref().unwrap();
-    for group in groups.iter().filter(|group| group.args().is_none()) {
-        for name in group.names() {
-            let times = groups.iter().filter(|other| other.names().contains(name)).count();
-            assert_eq!(times, 1, "{name}");
+fn the_filters_read_the_same_in_libseccomp() {
+    for text in [
+        include_str!("../../../profiles/seccomp/strict.json"),
+        include_str!("../../../profiles/seccomp/hosting.json"),
+        include_str!("../../../profiles/seccomp/compat.json"),
+    ] {
+        let filter = filter(text);
+        let groups = filter.syscalls().as_deref().unwrap();
+        for group in groups.iter().filter(|group| group.args().is_none()) {
+            for name in group.names() {
+                let times = groups.iter().filter(|other| other.names().contains(name)).count();
+                assert_eq!(times, 1, "{name}");
+            }
         }
     }
+}
+
+/// The kernel's log has numbers.
+#[test]
+fn every_call_has_a_name() {
+    for (text, known) in [("read", true), ("file_setattr", true), ("_llseek", false)] {
+        assert_eq!(number(text).unwrap().and_then(name), known.then_some(text));
+    }
+    assert_eq!(name(0x4000_0000), None);
 }
