@@ -76,10 +76,12 @@ impl Supervisor {
     pub(super) fn watch(&mut self, index: usize, what: Watch) {
         let Some(slot) = &mut self.slots[index] else { return };
         let before = std::mem::replace(&mut slot.watched, what);
+        // A listener is never writable, and a TCP one that was connected to somewhere is.
+        let gone = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLOUT;
         let flags = match what {
             Watch::Nothing => None,
-            Watch::Hangups => Some(EpollFlags::EPOLLRDHUP),
-            Watch::Connections => Some(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP),
+            Watch::Hangups => Some(gone),
+            Watch::Connections => Some(EpollFlags::EPOLLIN | gone),
         };
         for listener in slot.listeners.iter().filter(|_| what != before) {
             let event = |flags| EpollEvent::new(flags, Token::Listener(index).pack());

@@ -70,7 +70,9 @@ impl Supervisor {
     }
 
     fn on_connection(&mut self, index: usize, flags: EpollFlags) {
-        if flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLERR) {
+        let gone =
+            EpollFlags::EPOLLHUP | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLERR | EpollFlags::EPOLLOUT;
+        if flags.intersects(gone) {
             return self.repair(index);
         }
         let Some(slot) = &self.slots[index] else { return };
