@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::super::pool::{Limits, Network};
-use super::{MountFlag, MountKind, Namespace, Proc, Profile, hosting};
+use super::{MountFlag, MountKind, Namespace, Proc, Profile, hosting, seccomp_file};
 
 impl Profile {
     /// What `hosting` refuses and this profile does not, each as a few words; of
@@ -16,12 +16,11 @@ impl Profile {
         }
         let hosting = hosting();
         let mut found = Vec::new();
-        match &self.seccomp {
+        match self.seccomp.as_ref().map(seccomp_file::name_of) {
             None => found.push("seccomp is off".to_owned()),
-            Some(filter) if Some(filter) != hosting.seccomp.as_ref() => {
-                found.push("seccomp is not the filter of hosting".to_owned());
-            }
-            Some(_) => {}
+            Some(Some("strict" | "hosting")) => {}
+            Some(Some(name)) => found.push(format!("seccomp is the filter of {name}")),
+            Some(None) => found.push("seccomp is not the filter of hosting".to_owned()),
         }
         if self.dangerous < hosting.dangerous {
             found.push("dangerous system calls do not kill".to_owned());
@@ -63,6 +62,9 @@ impl Profile {
         }
         let hosting = hosting();
         let mut found = Vec::new();
+        if self.seccomp.as_ref().and_then(seccomp_file::name_of) == Some("strict") {
+            found.push("seccomp is the filter of strict".to_owned());
+        }
         if self.dangerous > hosting.dangerous {
             found.push("dangerous system calls kill".to_owned());
         }
