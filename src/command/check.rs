@@ -11,12 +11,14 @@ use super::{CONFIGURATION, Failure, KERNEL, Scratch, become_rootless, is_root, p
 use crate::cli::Check;
 use crate::config::network::{Network, Ports};
 use crate::config::pool::Pool;
+use crate::config::profile::Profile;
 use crate::config::settings::{Setting, settings};
 use crate::config::{HostAccounts, check_host, load_pools, load_serve};
 use crate::journal::{self, Level, Origin};
 use crate::pool::outbound::{self, OutboundError};
 use crate::pool::prepare::{Blueprint, Places, PrepareError, Prepared, Workshop};
 use crate::sandbox::landlock;
+use crate::sandbox::seccomp::{self, Allowed};
 use crate::spec;
 
 /// One pool file that can be read.
@@ -41,6 +43,10 @@ struct Told {
     landlock_abi_demanded: u32,
     /// Every key with its value, and the line that says so.
     settings: Vec<Setting>,
+    /// What the seccomp filter lets through; `null`: no filter, or one that lists what it refuses.
+    system_calls: Option<Allowed>,
+    /// "once": after php-fpm no program is executed.
+    execve: String,
     /// cgroup v2 files and values, the profile's defaults among them.
     limits: Vec<(String, String)>,
     /// Those of them whose controller this host does not have.
@@ -202,6 +208,8 @@ fn tell(
         user: pool.user.name.to_string(),
         image: pool.image.to_string(),
         php: blueprint.as_ref().map(|prepared| version(prepared.version)),
+        system_calls: blueprint.as_ref().and_then(|one| system_calls(&one.profile)),
+        execve: blueprint.as_ref().map(|one| one.profile.execve.as_str().to_owned()).unwrap_or_default(),
         limits,
         limits_not_in_force: missing,
         notices: blueprint.as_ref().map(|prepared| prepared.notices.clone()).unwrap_or_default(),
@@ -210,6 +218,11 @@ fn tell(
         ..Told::default()
     };
     (blueprint, told)
+}
+
+/// What the profile's filter lets through, where it lists that.
+fn system_calls(profile: &Profile) -> Option<Allowed> {
+    profile.filter().and_then(|filter| seccomp::allowed(&filter).ok().flatten())
 }
 
 /// Used by `spec` too: the container of one pool file on paper, or why there is none.
