@@ -38,6 +38,7 @@ fn main() {
     }
 }
 
+#[allow(clippy::print_stderr)] // what cargo shows of a build script that fails
 fn fail(line: &str) -> ! {
     eprintln!("{line}");
     exit(1)

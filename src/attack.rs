@@ -264,6 +264,8 @@ pub const ATTACKS: &[Attack] = &[
     naked("neighbour-sysv-shm", &[Ipc], "reads a neighbour's System V shared memory"),
     // The listening socket.
     outside("listener-nonblock", &[Repair], "makes the listening socket non-blocking"),
+    outside("listener-option", &[Repair], "makes the listening socket reset each connection (SO_LINGER)"),
+    outside("listener-backlog", &[Repair], "listens with another backlog on the listening socket"),
     naked("listener-filter", &[Seccomp], "attaches a filter to the listening socket"),
     naked("listener-lock", &[Seccomp], "locks the listening socket's filter"),
     outside("listener-disconnect", &[Repair], "un-listens the socket by connect to AF_UNSPEC (TCP)"),

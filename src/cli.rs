@@ -28,7 +28,7 @@ pub enum Command {
     Serve(Serve),
     /// Tell what this host can do, and whether pool files are right
     #[command(
-        after_help = "Example:\n  howdah check /etc/howdah/pools/blog.toml\n\nExit status: 3 if a file is wrong, 4 if the kernel lacks what every pool needs."
+        after_help = "Example:\n  howdah check /etc/howdah/pools/blog.toml\n      howdah check --explain blog.toml\n\nExit status: 3 if a file is wrong, else 4 if the kernel lacks what a pool needs."
     )]
     Check(Check),
     /// List the pools of a running serve
@@ -99,7 +99,10 @@ pub struct Check {
     /// Pool files and howdah.toml.
     #[command(flatten)]
     pub files: Files,
-    /// Print JSON
+    /// Tell every setting in force, and which line of which file it comes from
+    #[arg(long)]
+    pub explain: bool,
+    /// Print JSON (with every setting)
     #[arg(long)]
     pub json: bool,
 }

@@ -67,6 +67,53 @@ fn walk(path: &Path) -> nix::Result<OwnedFd> {
     Ok(here)
 }
 
+/// Who besides root could lead root elsewhere on the way to a name in `directory`: the first directory or
+/// symlink above it that somebody else can exchange for another, and its owner. `directory` itself may be
+/// anybody's: its owner can change what is in it, and not where it is.
+///
+/// # Errors
+/// Those of path resolution; what is missing at the end is no error, and what is above it must be root's.
+pub fn who_could_divert(directory: &Path) -> nix::Result<Option<(PathBuf, u32)>> {
+    let root = || nix::fcntl::open("/", flags() | OFlag::O_DIRECTORY, Mode::empty()).map(sys::owned);
+    let (mut here, mut at) = (root()?, PathBuf::from("/"));
+    let mut links = 0;
+    let mut ahead: Vec<OsString> = parts_reversed(directory);
+    while let Some(part) = ahead.pop() {
+        let above = fstat(here.as_raw_fd())?;
+        // In a sticky directory only the owner of an entry can exchange it.
+        let sticky = above.st_mode & libc::S_ISVTX != 0;
+        if above.st_uid != 0 || (above.st_mode & 0o022 != 0 && !sticky) {
+            return Ok(Some((at, above.st_uid)));
+        }
+        let found =
+            openat(Some(here.as_raw_fd()), part.as_os_str(), flags() | OFlag::O_NOFOLLOW, Mode::empty());
+        let next = match found.map(sys::owned) {
+            Err(Errno::ENOENT) => return Ok(None),
+            next => next?,
+        };
+        let data = fstat(next.as_raw_fd())?;
+        let in_shared = above.st_mode & 0o022 != 0;
+        if data.st_uid != 0 && (in_shared || is(&data, SFlag::S_IFLNK)) {
+            return Ok(Some((at.join(part), data.st_uid)));
+        }
+        if !is(&data, SFlag::S_IFLNK) {
+            at.push(part);
+            here = next;
+            continue;
+        }
+        links += 1;
+        if links > MOST_LINKS {
+            return Err(Errno::ELOOP);
+        }
+        let says = PathBuf::from(readlinkat(Some(next.as_raw_fd()), "")?);
+        if says.is_absolute() {
+            (here, at) = (root()?, PathBuf::from("/"));
+        }
+        ahead.extend(parts_reversed(&says));
+    }
+    Ok(None)
+}
+
 /// What there is to go, the first last.
 fn parts_reversed(path: &Path) -> Vec<OsString> {
     path.components()
@@ -194,6 +241,36 @@ mod tests {
 
     fn is_root() -> bool {
         nix::unistd::geteuid().is_root()
+    }
+
+    #[test]
+    fn who_owns_a_directory_above_could_divert_and_who_owns_the_last_could_not() {
+        if !is_root() {
+            return;
+        }
+        let place = tempfile::tempdir().unwrap();
+        let at = |name: &str| place.path().join(name);
+        fs::create_dir_all(at("tenant/run/deep")).unwrap();
+        assert_eq!(who_could_divert(&at("tenant/run/deep")).unwrap(), None);
+        lchown(at("tenant"), Some(33), Some(33)).unwrap();
+        assert_eq!(who_could_divert(&at("tenant")).unwrap(), None);
+        assert_eq!(who_could_divert(&at("tenant/run")).unwrap(), Some((at("tenant"), 33)));
+        assert_eq!(who_could_divert(&at("tenant/missing/one")).unwrap(), Some((at("tenant"), 33)));
+        assert_eq!(who_could_divert(&at("missing/one")).unwrap(), None);
+        // A link of root's leads on, one of a tenant's does not.
+        symlink("tenant", at("link")).unwrap();
+        assert_eq!(who_could_divert(&at("link/run")).unwrap(), Some((at("tenant"), 33)));
+        lchown(at("link"), Some(33), Some(33)).unwrap();
+        assert_eq!(who_could_divert(&at("link")).unwrap(), Some((at("link"), 33)));
+        // What a tenant has made in a directory like /tmp is the tenant's to exchange.
+        fs::create_dir(at("shared")).unwrap();
+        fs::set_permissions(at("shared"), std::os::unix::fs::PermissionsExt::from_mode(0o1777)).unwrap();
+        fs::create_dir_all(at("shared/own")).unwrap();
+        assert_eq!(who_could_divert(&at("shared/own")).unwrap(), None);
+        lchown(at("shared/own"), Some(33), Some(33)).unwrap();
+        assert_eq!(who_could_divert(&at("shared/own")).unwrap(), Some((at("shared/own"), 33)));
+        fs::set_permissions(at("shared"), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        assert_eq!(who_could_divert(&at("shared/own")).unwrap(), Some((at("shared"), 0)));
     }
 
     #[test]

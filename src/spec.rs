@@ -2,7 +2,7 @@
 //! of the way from a pool file to a running container. What OCI has no word
 //! for rides in annotations `howdah.*`.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use oci_spec::OciSpecError;
@@ -14,7 +14,7 @@ use oci_spec::runtime::{
 };
 
 use crate::config::pool::{Access, Limits, Network, Pool};
-use crate::config::profile::{Namespace, Proc, Profile};
+use crate::config::profile::{MountFlag, MountKind, Namespace, Proc, Profile};
 use crate::config::types::Bytes;
 use crate::image::Layout;
 
@@ -26,6 +26,18 @@ pub const IMAGE: &str = "howdah.image";
 pub const LANDLOCK: &str = "howdah.landlock";
 /// "once": after the spec's own program none can be executed. Or "any".
 pub const EXECVE: &str = "howdah.execve";
+/// The least ABI of Landlock: below it there is no launch.
+pub const LANDLOCK_ABI: &str = "howdah.landlock.abi";
+/// Paths below which Landlock allows execution, as a JSON list. (Reading is allowed everywhere.)
+pub const LANDLOCK_EXECUTE: &str = "howdah.landlock.execute";
+/// Paths below which Landlock allows writing, as a JSON list.
+pub const LANDLOCK_WRITE: &str = "howdah.landlock.write";
+/// TCP ports that Landlock allows to bind, as a JSON list; not there: all.
+pub const LANDLOCK_TCP_BIND: &str = "howdah.landlock.tcp-bind";
+/// TCP ports that Landlock allows to connect to, as a JSON list; not there: all.
+pub const LANDLOCK_TCP_CONNECT: &str = "howdah.landlock.tcp-connect";
+/// And the key of a pool file or profile: the place that says what is in force.
+pub const FROM: &str = "howdah.from.";
 /// "off": descriptors that howdah did not place stay open; only to show in a test what closing them is for.
 pub const CLOSE_DESCRIPTORS: &str = "howdah.close-descriptors";
 /// The limits that the pool file asks for: without their controller the pool does not start.
@@ -66,16 +78,16 @@ pub struct Input<'a> {
 pub fn build(input: &Input<'_>) -> Result<Spec, OciSpecError> {
     let (mounts, prepared) = mounts(input)?;
     let pool = input.pool;
-    let annotations = HashMap::from([
+    let mut annotations = HashMap::from([
         (PREPARED_MOUNTS.to_owned(), prepared.to_string()),
         (IMAGE.to_owned(), input.image.display().to_string()),
-        (LANDLOCK.to_owned(), on_off(input.profile.landlock)),
         (EXECVE.to_owned(), input.profile.execve.as_str().to_owned()),
         (CLOSE_DESCRIPTORS.to_owned(), on_off(input.profile.close_descriptors)),
         (DEMANDED_LIMITS.to_owned(), demanded(&pool.limits).join(" ")),
         (DEMANDED_RLIMITS.to_owned(), demanded_rlimits(&pool.limits)),
         (LISTEN.to_owned(), pool.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")),
     ]);
+    annotations.extend(landlock(input).into_iter().map(|(key, value)| (key.to_owned(), value)));
     SpecBuilder::default()
         .version("1.0.2")
         .root(RootBuilder::default().path(input.rootfs).readonly(true).build()?)
@@ -91,6 +103,62 @@ fn on_off(on: bool) -> String {
     if on { "on" } else { "off" }.to_owned()
 }
 
+/// What Landlock allows: everything that is mounted for what it is there for,
+/// whatever the flags of its mount say.
+fn landlock(input: &Input<'_>) -> Vec<(&'static str, String)> {
+    let (pool, profile) = (input.pool, input.profile);
+    if !profile.landlock {
+        return vec![(LANDLOCK, on_off(false))];
+    }
+    let list = |paths: &[String]| serde_json::to_string(paths).unwrap_or_default();
+    let image = input.layout.shares.iter().filter(|share| share.executable).map(|share| &*share.target);
+    let mut execute: Vec<String> = image.map(|path| path.display().to_string()).collect();
+    let mut write = Vec::new();
+    for kind in MountKind::ALL {
+        let paths: Vec<String> = match kind {
+            MountKind::Tmp => TMP.iter().map(|(path, _)| (*path).to_owned()).collect(),
+            MountKind::Code => targets(pool, Access::ReadOnly).collect(),
+            MountKind::Writable => {
+                let state = input.state.iter().map(|(_, target)| target.display().to_string());
+                state.chain(targets(pool, Access::ReadWrite)).collect()
+            }
+        };
+        execute.extend(paths.iter().filter(|_| profile.landlock_execute.contains(&kind)).cloned());
+        write.extend(paths.into_iter().filter(|_| kind != MountKind::Code));
+    }
+    let mut rules = vec![
+        (LANDLOCK, on_off(true)),
+        (LANDLOCK_ABI, profile.landlock_abi.to_string()),
+        (LANDLOCK_EXECUTE, list(&execute)),
+        (LANDLOCK_WRITE, list(&write)),
+    ];
+    if network(pool, profile) == Network::None && !profile.loopback_tcp {
+        rules.extend([(LANDLOCK_TCP_BIND, list(&[])), (LANDLOCK_TCP_CONNECT, list(&[]))]);
+    }
+    rules
+}
+
+/// The targets of the pool's mounts of one kind.
+fn targets(pool: &Pool, access: Access) -> impl Iterator<Item = String> + '_ {
+    let mounts = pool.mounts.iter().filter(move |mount| mount.access == access);
+    mounts.map(|mount| mount.target.to_string())
+}
+
+/// The network of a pool: its file's word, or its profile's.
+pub fn network(pool: &Pool, profile: &Profile) -> Network {
+    pool.network.unwrap_or(profile.network)
+}
+
+/// The tmpfs of every sandbox, and their modes.
+const TMP: [(&str, &str); 3] = [("/tmp", "mode=1777"), ("/run", "mode=755"), ("/dev/shm", "mode=1777")];
+
+/// mount(8) options out of a profile's flags.
+fn flags(of: &BTreeSet<MountFlag>) -> Vec<&'static str> {
+    let access = if of.contains(&MountFlag::ReadOnly) { "ro" } else { "rw" };
+    let others = of.iter().filter(|flag| **flag != MountFlag::ReadOnly);
+    [access].into_iter().chain(others.map(|flag| flag.as_str())).collect()
+}
+
 /// The mounts, and how many of them belong to image and profile.
 fn mounts(input: &Input<'_>) -> Result<(Vec<Mount>, usize), OciSpecError> {
     let pool = input.pool;
@@ -102,33 +170,29 @@ fn mounts(input: &Input<'_>) -> Result<(Vec<Mount>, usize), OciSpecError> {
         options.extend((!share.executable).then_some("noexec"));
         mounts.push(mount("bind", &share.source, &share.target, &options)?);
     }
-    let private = ["rw", "nosuid", "nodev", "noexec"];
-    let own = [
-        ("/tmp", "mode=1777", tmp),
-        ("/run", "mode=755", limits.run.unwrap_or(tmp)),
-        ("/dev/shm", "mode=1777", limits.shm.unwrap_or(tmp)),
-    ];
-    for (target, mode, bytes) in own {
+    let of_profile = &input.profile.mount_flags;
+    let sizes = [tmp, limits.run.unwrap_or(tmp), limits.shm.unwrap_or(tmp)];
+    for ((target, mode), bytes) in TMP.into_iter().zip(sizes) {
         let size = format!("size={}", bytes.get());
         // An empty file is no byte of it, and half a KiB of the kernel's memory: one inode for each page.
         let inodes = format!("nr_inodes={}", (bytes.get() / 4096).max(1024));
         let (uid, gid) = (format!("uid={}", pool.user.uid), format!("gid={}", pool.user.gid));
-        let options = [&private[..], &[mode, &size, &inodes, &uid, &gid]].concat();
+        let options = [&flags(&of_profile.tmp)[..], &[mode, &size, &inodes, &uid, &gid]].concat();
         mounts.push(mount("tmpfs", Path::new("tmpfs"), Path::new(target), &options)?);
     }
     let mut proc = vec!["nosuid", "nodev", "noexec"];
     proc.extend((input.profile.proc == Proc::Pid).then_some("subset=pid"));
     mounts.push(mount("proc", Path::new("proc"), Path::new("/proc"), &proc)?);
     let prepared = mounts.len();
-    let bound = [&["rbind"], &private[..]].concat();
+    let bound = |flags: Vec<&'static str>| [vec!["rbind"], flags].concat();
     for (source, target) in input.state {
-        mounts.push(mount("bind", source, target, &bound)?);
+        mounts.push(mount("bind", source, target, &bound(flags(&of_profile.writable)))?);
     }
     for asked in &pool.mounts {
-        let options = match asked.access {
-            Access::ReadOnly => vec!["rbind", "ro", "nosuid", "nodev"],
-            Access::ReadWrite => bound.clone(),
-        };
+        let options = bound(flags(match asked.access {
+            Access::ReadOnly => &of_profile.code,
+            Access::ReadWrite => &of_profile.writable,
+        }));
         mounts.push(mount("bind", asked.source.as_path(), asked.target.as_path(), &options)?);
     }
     Ok((mounts, prepared))
@@ -233,6 +297,9 @@ fn linux(input: &Input<'_>) -> Result<Linux, OciSpecError> {
         linux =
             linux.uid_mappings(vec![identity(pool.user.uid)?]).gid_mappings(vec![identity(pool.user.gid)?]);
     }
+    if !profile.sysctl.is_empty() {
+        linux = linux.sysctl(profile.sysctl.clone().into_iter().collect::<HashMap<_, _>>());
+    }
     if let Some(filter) = profile.filter() {
         linux = linux.seccomp(filter);
     }
@@ -253,10 +320,8 @@ fn identity(id: u32) -> Result<LinuxIdMapping, OciSpecError> {
 }
 
 fn namespaces(pool: &Pool, profile: &Profile) -> Result<Vec<LinuxNamespace>, OciSpecError> {
-    let wanted = profile
-        .namespaces
-        .iter()
-        .filter(|kind| !(**kind == Namespace::Network && pool.network == Network::Host));
+    let shared = network(pool, profile) == Network::Host;
+    let wanted = profile.namespaces.iter().filter(|kind| !(shared && **kind == Namespace::Network));
     wanted
         .map(|kind| {
             let typ = match kind {

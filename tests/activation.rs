@@ -837,3 +837,27 @@ fn a_handshake_that_a_drain_interrupts_is_finished_and_answered() {
     accept_tcp(&listener).read_to_string(&mut question).unwrap();
     assert_eq!(question, "question");
 }
+
+// ---------------------------------------------------------------- a directory of a tenant's
+
+#[test]
+fn root_binds_nothing_below_a_directory_that_a_tenant_can_exchange() {
+    let place = directory();
+    for name in ["tenant", "tenant/run", "elsewhere"] {
+        fs::create_dir(place.path().join(name)).unwrap();
+    }
+    std::os::unix::fs::lchown(place.path().join("tenant"), Some(33), Some(33)).unwrap();
+    let path = path_in(&place, "tenant/run/a.sock");
+    let said = refusal(&path);
+    let words = format!("{} is uid 33's or open to others", place.path().join("tenant").display());
+    assert!(said.starts_with(&format!("bind {path}: ")) && said.contains(&words), "{said}");
+    // The control: a server that asks nothing is led elsewhere by who owns the directory.
+    fs::remove_dir(place.path().join("tenant/run")).unwrap();
+    symlink("../elsewhere", place.path().join("tenant/run")).unwrap();
+    assert!(refusal(&path).contains("could lead root elsewhere"));
+    assert!(!place.path().join("elsewhere/a.sock").exists());
+    let _led = UnixListener::bind(&path).unwrap();
+    assert!(place.path().join("elsewhere/a.sock").exists());
+    // A socket in the tenant's own directory is nobody's way elsewhere.
+    bind(&path_in(&place, "tenant/a.sock").parse().unwrap(), &plain()).unwrap();
+}

@@ -349,16 +349,18 @@ fn ps_tells_each_pool_in_a_row_and_in_json() {
     assert_eq!(
         out,
         format!(
-            "POOL  STATE        PID     MEMORY  STARTS      START  LISTEN\n\
-             blog  cold           -          -       0          -  {blog}\n\
-             shop  cold           -          -       0          -  {shop}\n"
+            "POOL  STATE        PID     MEMORY  STARTS      START  LANDLOCK  LISTEN\n\
+             blog  cold           -          -       0          -         -  {blog}\n\
+             shop  cold           -          -       0          -         -  {shop}\n"
         )
     );
     rig.text("blog", "/index.php");
     rig.wait_state("blog", "warm");
     let (_, out, _) = ps();
     let row: Vec<&str> = out.lines().nth(1).unwrap().split_whitespace().collect();
-    let [pool, state, pid, memory, starts, start, listen] = row[..] else { panic!("{out}") };
+    let [pool, state, pid, memory, starts, start, abi, number, listen] = row[..] else { panic!("{out}") };
+    let in_force = howdah::sandbox::landlock::abi_in_force().to_string();
+    assert_eq!((abi, number), ("ABI", &*in_force));
     assert_eq!((pool, state, starts, listen), ("blog", "warm", "1", &*blog));
     assert_eq!(pid, rig.master("blog").to_string());
     let memory: f64 = memory.strip_suffix('M').unwrap().parse().unwrap();
@@ -383,6 +385,8 @@ fn ps_tells_each_pool_in_a_row_and_in_json() {
         "last_start_ms",
         "last_error",
         "weakened",
+        "stricter",
+        "landlock_abi",
         "limits_not_in_force",
     ] {
         assert!(keys(&entry).contains(key), "{key} in {entry}");

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use howdah::config::pool::{
-    Engine, Fpm, Idle, ImageRef, Limits, Network, OnFailure, Php, Pool, ProfileRef, Socket, Start,
+    Engine, Fpm, Idle, ImageRef, Limits, OnFailure, Php, Pool, ProfileRef, Socket, Start,
 };
 use howdah::config::types::{Account, Listen, Mode, Patience};
 use howdah::fpm::client::{ClientError, Request, Response, exchange};
@@ -65,7 +65,7 @@ fn pool(listen: &[&str]) -> Pool {
         mounts: Vec::new(),
         idle: Idle { freeze: Patience::Never, stop: Patience::Never },
         limits: Limits::default(),
-        network: Network::None,
+        network: None,
         fpm: Fpm::default(),
         php: Php { value: BTreeMap::from(state), ..Php::default() },
         start: Start { timeout: PATIENCE, on_failure: OnFailure::Answer503 },

@@ -69,3 +69,94 @@ fn a_line_of_a_tenant_is_one_line_of_its_own_pool() {
     assert!(!log.contains('\x1b') && !log.contains('\r'), "{log}");
     assert!(!log.lines().any(|line| line.starts_with("howdah: pool shop")), "{log}");
 }
+
+/// How many connections come and go.
+fn crowd() -> usize {
+    if std::env::var_os("HOWDAH_TEST_LONG").is_some() { 200_000 } else { 20_000 }
+}
+
+/// Connects `count` times and goes away each time, in one of four ways.
+fn come_and_go(path: &std::path::Path, count: usize) {
+    use std::io::Write;
+    for number in 0..count {
+        // Full: the queue of a pool that starts. That is an answer too.
+        let Ok(mut stream) = UnixStream::connect(path) else { continue };
+        let _ = match number % 4 {
+            0 => Ok(()),
+            1 => stream.write_all(&[1]),
+            // The header of a record that promises 65,535 bytes.
+            2 => stream.write_all(&[1, 5, 0, 1, 0xff, 0xff, 0, 0, b'x']),
+            _ => stream.write_all(&[0xff; 64]),
+        };
+    }
+}
+
+fn memory(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().split(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn connections_that_come_and_go_by_the_thousand_make_no_start_storm_and_no_dead_socket() {
+    let mut rig = Rig::new();
+    rig.inside("blog", TENANT, "[idle]\nstop = \"300ms\"\n");
+    rig.inside("neighbour", OTHER, "");
+    rig.serve();
+    assert_eq!(rig.php("neighbour", "echo 'here';"), "here");
+    let before = memory(rig.pid());
+    let begin = std::time::Instant::now();
+    let (path, each) = (rig.socket("blog"), crowd() / 4);
+    std::thread::scope(|scope| {
+        let crowd: Vec<_> = (0..4).map(|_| scope.spawn(|| come_and_go(&path, each))).collect();
+        while crowd.iter().any(|one| !one.is_finished()) {
+            // A real client among them, and a neighbour's.
+            assert_eq!(rig.php("neighbour", "echo 'here';"), "here");
+            assert_eq!(rig.php("blog", "echo 'here';"), "here");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+    let took = begin.elapsed();
+    assert_eq!(rig.php("blog", "echo 'here';"), "here");
+    let starts = rig.ps("blog")["starts"].as_u64().unwrap();
+    // Each start needs a time of quiet before it, and a generation that served before that.
+    let most = 2 + took.as_millis() as u64 / 300;
+    assert!(starts <= most, "{starts} starts in {took:?}");
+    let grown = memory(rig.pid()).saturating_sub(before);
+    assert!(grown < 16 << 10, "{grown} kB more");
+    assert_eq!(rig.end(), 0);
+}
+
+#[test]
+fn resets_on_tcp_make_no_start_storm_and_no_dead_socket() {
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsRawFd;
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut rig = Rig::new();
+    rig.inside("blog", TENANT, "[idle]\nstop = \"300ms\"\n");
+    let text = fs::read_to_string(rig.path("pools/blog.toml")).unwrap();
+    let unix = format!("listen = {:?}", rig.socket("blog"));
+    let both = format!("listen = [{:?}, \"{address}\"]", rig.socket("blog"));
+    rig.write("pools/blog.toml", &text.replace(&unix, &both));
+    rig.serve();
+    let begin = std::time::Instant::now();
+    for number in 0..crowd() / 10 {
+        let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_secs(1)) else { continue };
+        let linger = libc_linger();
+        nix::sys::socket::setsockopt(&stream, nix::sys::socket::sockopt::Linger, &linger).unwrap();
+        assert!(stream.as_raw_fd() > 2);
+        drop(stream); // RST
+        if number % 500 == 0 {
+            assert_eq!(rig.php("blog", "echo 'here';"), "here");
+        }
+    }
+    let took = begin.elapsed();
+    let starts = rig.ps("blog")["starts"].as_u64().unwrap();
+    assert!(starts <= 2 + took.as_millis() as u64 / 300, "{starts} starts in {took:?}");
+    assert_eq!(rig.php("blog", "echo 'here';"), "here");
+    assert_eq!(rig.end(), 0);
+}
+
+fn libc_linger() -> nix::libc::linger {
+    nix::libc::linger { l_onoff: 1, l_linger: 0 }
+}

@@ -30,19 +30,28 @@ fn kinds(rig: &Rig, words: &[&str]) -> Vec<String> {
     events(rig, words).iter().map(|event| event["kind"].as_str().unwrap().to_owned()).collect()
 }
 
-/// The entry of `limits_hit` in `ps` for a limit of a pool.
-fn hit(rig: &Rig, pool: &str, limit: &str) -> Option<Value> {
-    rig.ps(pool)["limits_hit"].as_array()?.iter().find(|hit| hit["limit"] == limit).cloned()
+/// The entry of `limits_hit` in `ps` for a limit of a pool and what it did.
+fn hit(rig: &Rig, pool: &str, limit: &str, effect: &str) -> Option<Value> {
+    let its = |hit: &&Value| hit["limit"] == limit && hit["effect"] == effect;
+    rig.ps(pool)["limits_hit"].as_array()?.iter().find(its).cloned()
+}
+
+/// The limit has done nothing to the pool.
+fn untouched(rig: &Rig, pool: &str, limit: &str) {
+    let all = rig.ps(pool)["limits_hit"].clone();
+    assert!(all.as_array().unwrap().iter().all(|hit| hit["limit"] != limit), "{all}");
 }
 
 /// The limit was hit, and the log, `ps` and an event say so; the pool and its neighbour answer.
 fn told(rig: &mut Rig, pool: &str, limit: &str, effect: &str, words: &str) -> Value {
-    let hit = wait_for(&format!("{limit} in ps: {}", rig.log()), SOON, || hit(rig, pool, limit));
+    let hit = wait_for(&format!("{limit} in ps: {}", rig.log()), SOON, || hit(rig, pool, limit, effect));
     assert_eq!((&hit["effect"], hit["count"].as_u64() > Some(0)), (&Value::from(effect), true), "{hit}");
     assert!(hit["detail"].as_str().unwrap().contains(words), "{words:?}: {hit}");
     rig.wait_log(&format!("pool {pool}: limit {limit}: "));
     let events = events(rig, &[pool]);
-    let event = events.iter().find(|event| event["kind"] == "limit" && event["limit"] == limit);
+    let its =
+        |event: &&Value| event["kind"] == "limit" && event["limit"] == limit && event["effect"] == effect;
+    let event = events.iter().find(its);
     let event = event.unwrap_or_else(|| panic!("no event of {limit}: {events:?}")).clone();
     assert_eq!((&event["pool"], &event["effect"]), (&Value::from(pool), &Value::from(effect)), "{event}");
     let run = rig.path("run");
@@ -53,9 +62,20 @@ fn told(rig: &mut Rig, pool: &str, limit: &str, effect: &str, words: &str) -> Va
     hit
 }
 
+/// A rig whose pools may start slowly: where the controllers are, the machine may be emulated.
+fn patient() -> Rig {
+    let rig = Rig::new();
+    let state = rig.path("state");
+    rig.write(
+        "howdah.toml",
+        &format!("[serve]\nstate_dir = {state:?}\ndrain = \"5s\"\n[defaults.start]\ntimeout = \"1m\"\n"),
+    );
+    rig
+}
+
 /// A rig with the pool `held`, another with more room, `free`, and a neighbour of another user.
 fn rig(held: &str, free: &str) -> Rig {
-    let mut rig = Rig::new();
+    let mut rig = patient();
     rig.inside("held", TENANT, held);
     rig.inside("free", TENANT, free);
     rig.inside("neighbour", OTHER, "");
@@ -90,7 +110,7 @@ fn attempt(rig: &Rig, pool: &str, code: &str) -> String {
 #[test]
 fn what_nobody_asks_for_is_a_safe_default_and_not_howdahs_own() {
     let limits = "echo file_get_contents('/proc/self/limits');";
-    let mut rig = Rig::new();
+    let mut rig = patient();
     rig.inside("plain", TENANT, "");
     rig.inside("own", TENANT, "[limits]\nmemlock = \"16K\"\nsigpending = 7\nstack = \"2M\"\nfile_size = \"1M\"\ncpu_time = \"1m\"\n");
     rig.inside_without(
@@ -111,7 +131,7 @@ fn what_nobody_asks_for_is_a_safe_default_and_not_howdahs_own() {
         ("Max msgqueue size", "0 0", "0 0", "8192 8192"),
         ("Max pending signals", "1024 1024", "7 7", "5000 5000"),
         ("Max stack size", "8388608 8388608", "2097152 2097152", "8388608 8388608"),
-        ("Max core file size", "0 0", "0 0", "0 0"),
+        ("Max core file size", "1 1", "1 1", "1 1"),
         ("Max nice priority", "0 0", "0 0", "0 0"),
         ("Max realtime priority", "0 0", "0 0", "0 0"),
         ("Max open files", "1024 1024", "1024 1024", "1024 1024"),
@@ -129,7 +149,7 @@ fn what_nobody_asks_for_is_a_safe_default_and_not_howdahs_own() {
 
 #[test]
 fn a_limit_above_howdahs_own_is_raised_where_howdah_may_and_else_one_clear_line() {
-    let mut rig = Rig::new();
+    let mut rig = patient();
     rig.inside("more", TENANT, "[limits]\nopen_files = 5000\n");
     // What nobody asks for in the pool file is lowered instead.
     rig.inside("default", TENANT, "");
@@ -156,17 +176,17 @@ fn a_file_that_is_too_long_names_file_size() {
     assert_ne!(attempt(&rig, "held", write), (4 << 20).to_string());
     // PHP leaves SIGXFSZ as it is; a program that ignores it sees EFBIG.
     told(&mut rig, "held", "file_size", "ended", "file_size");
-    assert_eq!(hit(&rig, "free", "file_size"), None);
+    untouched(&rig, "free", "file_size");
 }
 
 #[test]
 fn a_worker_that_uses_up_its_processor_time_names_cpu_time() {
     let mut rig = rig("[limits]\ncpu_time = \"1s\"\n", "[limits]\ncpu_time = \"1m\"\n");
-    let spin = "$u = fn() => getrusage()['ru_utime.tv_sec']; for ($b = $u(); $u() < $b + 2;); echo 'done';";
+    let spin = "$u = fn() => getrusage()['ru_utime.tv_sec']; for ($b = $u(); $u() < $b + 3;); echo 'done';";
     assert_eq!(rig.php("free", spin), "done");
     assert_ne!(attempt(&rig, "held", spin), "done");
     told(&mut rig, "held", "cpu_time", "ended", "processor time");
-    assert_eq!(hit(&rig, "free", "cpu_time"), None);
+    untouched(&rig, "free", "cpu_time");
 }
 
 #[test]
@@ -176,13 +196,13 @@ fn too_many_open_files_name_open_files() {
     assert_eq!(rig.php("free", open), "200");
     assert!(!rig.php("held", open).ends_with("200"));
     told(&mut rig, "held", "open_files", "refused", "Too many open files");
-    assert_eq!(hit(&rig, "free", "open_files"), None);
+    untouched(&rig, "free", "open_files");
 }
 
 /// Without a pids controller RLIMIT_NPROC holds, and only PHP tells of it.
 #[test]
 fn a_fork_bomb_names_tasks() {
-    let mut rig = Rig::new();
+    let mut rig = patient();
     // In the profile, for in the pool file it would be refused without the controller.
     rig.inside_without("held", "[limits]\ntasks = 12", "");
     rig.inside_without("free", "[limits]\ntasks = 100", "");
@@ -194,8 +214,8 @@ fn a_fork_bomb_names_tasks() {
     let made: i32 = attempt(&rig, "held", bomb).rsplit(' ').next().unwrap().parse().unwrap_or(-1);
     assert!(made < 12, "{made}");
     // The processes stay with the pool: they end when it does.
-    let hit = wait_for("tasks in ps", SOON, || hit(&rig, "held", "tasks"));
-    assert_eq!(hit["effect"], "refused");
+    let hit = wait_for("tasks in ps", SOON, || hit(&rig, "held", "tasks", "refused"));
+    assert!(hit["count"].as_u64() > Some(0));
     rig.wait_log("pool held: limit tasks: ");
     assert_eq!(rig.php("neighbour", "echo 'here';"), "here");
 }
@@ -212,7 +232,7 @@ fn a_call_that_kills_is_named() {
         eprintln!("skipped: no CAP_AUDIT_READ: nobody can read which call it was");
         return;
     }
-    let mut rig = Rig::new();
+    let mut rig = patient();
     let filter = rig.write("kills.json", KILLS);
     rig.inside_without("held", &format!("seccomp = {filter:?}"), "");
     rig.inside_without("free", "seccomp = \"off\"", "");
@@ -238,6 +258,30 @@ fn a_call_that_kills_is_named() {
     assert_eq!(rig.ps("free")["limits_hit"], Value::from(Vec::<Value>::new()));
 }
 
+/// Landlock speaks to audit only where that is on, which a test must not do to a machine.
+#[test]
+fn a_path_that_landlock_refuses_is_named() {
+    if std::env::var_os("HOWDAH_TEST_AUDIT").is_none() || howdah::sandbox::landlock::kernel_abi() < 7 {
+        eprintln!("skipped: needs Linux 6.15, audit switched on (auditctl -e 1), and HOWDAH_TEST_AUDIT=1");
+        return;
+    }
+    let mut rig = patient();
+    let data = rig.private("data", TENANT);
+    // The filter would refuse it first.
+    for (pool, profile) in [("held", "seccomp = \"off\""), ("free", "seccomp = \"off\"\nlandlock = false")] {
+        rig.inside_without(pool, profile, &format!("[[mount]]\nsource = {data:?}\naccess = \"rw\"\n"));
+    }
+    rig.inside("neighbour", OTHER, "");
+    rig.serve();
+    let path = data.join("device");
+    let run = format!("var_dump(posix_mknod('{}', POSIX_S_IFCHR | 0600, 1, 3));", path.display());
+    assert_eq!(rig.php("held", &run), "bool(false)\n");
+    let words = format!("fs.make_char on {} is not allowed", data.display());
+    told(&mut rig, "held", "landlock", "refused", &words);
+    rig.php("free", &run);
+    untouched(&rig, "free", "landlock");
+}
+
 #[test]
 fn a_script_that_takes_too_long_names_the_timeout() {
     let mut rig =
@@ -246,7 +290,7 @@ fn a_script_that_takes_too_long_names_the_timeout() {
     assert_eq!(rig.php("free", sleep), "done");
     assert_ne!(attempt(&rig, "held", sleep), "done");
     told(&mut rig, "held", "request_terminate_timeout", "ended", "execution timed out");
-    assert_eq!(hit(&rig, "free", "request_terminate_timeout"), None);
+    untouched(&rig, "free", "request_terminate_timeout");
 }
 
 #[test]
@@ -270,12 +314,12 @@ fn a_full_tmpfs_is_named_by_what_the_kernel_says_of_it() {
 
 #[test]
 fn a_start_that_takes_too_long_names_the_timeout() {
-    let mut rig = Rig::new();
+    let mut rig = patient();
     rig.inside("slow", TENANT, "[start]\ntimeout = \"1ms\"\n");
     rig.inside("neighbour", OTHER, "");
     rig.serve();
     assert_eq!(rig.try_get("slow", "/do.php").unwrap().status, 503);
-    let found = wait_for("the hit", SOON, || hit(&rig, "slow", "start.timeout"));
+    let found = wait_for("the hit", SOON, || hit(&rig, "slow", "start.timeout", "ended"));
     assert_eq!((&found["effect"], &found["witness"]), (&"ended".into(), &"howdah".into()));
     assert_eq!(rig.log().matches("did not accept the connection within").count(), 1);
     assert!(kinds(&rig, &["slow"]).iter().any(|kind| kind == "failure"));
@@ -286,7 +330,7 @@ fn a_start_that_takes_too_long_names_the_timeout() {
 
 #[test]
 fn events_tell_the_life_of_a_pool_and_of_no_other_if_one_is_named() {
-    let mut rig = Rig::new();
+    let mut rig = patient();
     rig.inside("blog", TENANT, "[idle]\nstop = \"200ms\"\n");
     rig.inside("shop", OTHER, "");
     rig.serve();
@@ -336,7 +380,7 @@ fn a_flood_of_forged_lines_is_a_few_lines_of_the_forgers_own() {
     let begin = Instant::now();
     assert_eq!(rig.php("forger", forge), "done");
     let hit = wait_for("the hits", SOON, || {
-        hit(&rig, "forger", "cpu_time").filter(|hit| hit["count"].as_u64() > Some(1000))
+        hit(&rig, "forger", "cpu_time", "ended").filter(|hit| hit["count"].as_u64() > Some(1000))
     });
     assert_eq!(hit["witness"], "pool");
     let lines = rig.log().matches("pool forger: limit cpu_time").count() as u64;
@@ -349,7 +393,7 @@ fn a_flood_of_forged_lines_is_a_few_lines_of_the_forgers_own() {
 
 #[test]
 fn events_without_a_serve_are_one_line() {
-    let rig = Rig::new();
+    let rig = patient();
     let run = rig.path("run");
     let output = rig.howdah(&["events", "--runtime-dir", run.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1));
@@ -365,7 +409,7 @@ fn a_memory_bomb_names_memory() {
     if !has("memory") {
         return;
     }
-    let mut rig = Rig::new();
+    let mut rig = patient();
     let site = "<?php ini_set('memory_limit', -1); eval(file_get_contents('php://input'));";
     for (pool, memory) in [("held", "64M"), ("free", "400M")] {
         rig.site(pool, "do.php", site, TENANT);
@@ -386,13 +430,13 @@ fn a_memory_bomb_names_memory() {
     assert_eq!(rig.php("free", file), size);
     let before = hit["count"].as_u64();
     assert_ne!(attempt(&rig, "held", file), size);
-    let more = || self::hit(&rig, "held", "memory").filter(|hit| hit["count"].as_u64() > before);
+    let more = || self::hit(&rig, "held", "memory", "ended").filter(|hit| hit["count"].as_u64() > before);
     wait_for("more of it", SOON, more);
     // The file may stay until process 1 itself is out of memory; a visitor may see a 503 until then.
     let again = || (attempt(&rig, "held", "@unlink('/tmp/bomb'); echo 'again';") == "again").then_some(());
     wait_for("held to answer again", SOON, again);
     assert_eq!(rig.php("neighbour", "echo 'here';"), "here");
-    assert!(self::hit(&rig, "free", "memory").is_none_or(|hit| hit["effect"] != "ended"));
+    assert_eq!(self::hit(&rig, "free", "memory", "ended"), None);
 }
 
 #[test]
@@ -400,24 +444,24 @@ fn the_file_cache_of_a_pool_is_held_at_its_limit_and_ends_nobody() {
     if !has("memory") {
         return;
     }
-    let mut rig = Rig::new();
+    let mut rig = patient();
     let data = rig.private("data", TENANT);
-    for (pool, memory) in [("held", "64M"), ("free", "400M")] {
+    for (pool, memory) in [("held", "48M"), ("free", "400M")] {
         let mount = format!("[[mount]]\nsource = {data:?}\naccess = \"rw\"\n");
         rig.inside(pool, TENANT, &format!("{mount}[limits]\nmemory = {memory:?}\n"));
     }
     rig.inside("neighbour", OTHER, "");
     rig.serve();
     let write = format!(
-        "$p = '{}/big' . getmypid(); $f = fopen($p, 'w'); \
-         for ($i = 0; $i < 150; $i++) fwrite($f, str_repeat('x', 1 << 20)); fclose($f); \
+        "$p = '{}/big' . uniqid(); $f = fopen($p, 'w'); \
+         for ($i = 0; $i < 80; $i++) fwrite($f, str_repeat('x', 1 << 20)); fclose($f); \
          $n = 0; $f = fopen($p, 'r'); while (!feof($f)) $n += strlen(fread($f, 1 << 20)); unlink($p); echo $n;",
         data.display()
     );
-    assert_eq!(rig.php("held", &write), (150 << 20).to_string());
-    told(&mut rig, "held", "memory", "held", "memory.max=64M is reached");
-    assert_eq!(rig.php("free", &write), (150 << 20).to_string());
-    assert_eq!(hit(&rig, "free", "memory"), None);
+    assert_eq!(rig.php("held", &write), (80 << 20).to_string());
+    told(&mut rig, "held", "memory", "held", "memory.max=48M is reached");
+    assert_eq!(rig.php("free", &write), (80 << 20).to_string());
+    untouched(&rig, "free", "memory");
 }
 
 #[test]
@@ -425,7 +469,7 @@ fn oom_group_ends_the_generation_and_is_its_last_error() {
     if !has("memory") {
         return;
     }
-    let mut rig = Rig::new();
+    let mut rig = patient();
     let site = "<?php ini_set('memory_limit', -1); eval(file_get_contents('php://input'));";
     for (pool, group) in [("held", true), ("free", false)] {
         rig.site(pool, "do.php", site, TENANT);
@@ -456,13 +500,23 @@ fn above_memory_high_a_pool_is_slowed_down() {
     if !has("memory") {
         return;
     }
-    let limits = |high: &str| format!("[limits]\nmemory = \"200M\"\nmemory_high = {high:?}\n");
-    let mut rig = rig(&limits("32M"), &limits("190M"));
-    let some = "$s = str_repeat('x', 60 << 20); echo 'done';";
-    assert_eq!(rig.php("free", some), "done");
-    assert_eq!(rig.php("held", some), "done");
-    told(&mut rig, "held", "memory_high", "held", "above memory.high=32M");
-    assert_eq!(hit(&rig, "free", "memory_high"), None);
+    let mut rig = patient();
+    let data = rig.private("data", TENANT);
+    for (pool, high) in [("held", "48M"), ("free", "380M")] {
+        let mount = format!("[[mount]]\nsource = {data:?}\naccess = \"rw\"\n");
+        rig.inside(pool, TENANT, &format!("{mount}[limits]\nmemory = \"400M\"\nmemory_high = {high:?}\n"));
+    }
+    rig.inside("neighbour", OTHER, "");
+    rig.serve();
+    let write = format!(
+        "$f = fopen('{}/high' . uniqid(), 'w'); \
+         for ($i = 0; $i < 100; $i++) fwrite($f, str_repeat('x', 1 << 20)); echo 'done';",
+        data.display()
+    );
+    assert_eq!(rig.php("held", &write), "done");
+    told(&mut rig, "held", "memory_high", "held", "above memory.high=48M");
+    assert_eq!(rig.php("free", &write), "done");
+    untouched(&rig, "free", "memory_high");
 }
 
 #[test]
@@ -477,7 +531,7 @@ fn the_pids_controller_counts_a_fork_bomb() {
     attempt(&rig, "held", bomb);
     let hit = told(&mut rig, "held", "tasks", "refused", "pids.max=12 is reached");
     assert_eq!(hit["witness"], "kernel", "{hit}");
-    assert_eq!(self::hit(&rig, "free", "tasks"), None);
+    untouched(&rig, "free", "tasks");
 }
 
 #[test]
@@ -486,13 +540,13 @@ fn a_pool_that_spins_waits_for_its_share_and_is_told_of_at_the_next_look() {
         return;
     }
     let limits = |cores: &str| format!("[limits]\ncpu = {cores}\n[idle]\nstop = \"8s\"\n");
-    let mut rig = rig(&limits("0.2"), &limits("64"));
+    let mut rig = rig(&limits("0.5"), &limits("64"));
     let spin = "$e = microtime(true) + 1.5; while (microtime(true) < $e); echo 'done';";
     assert_eq!(rig.php("free", spin), "done");
     assert_eq!(rig.php("held", spin), "done");
     assert_eq!(rig.php("neighbour", "echo 'here';"), "here");
-    told(&mut rig, "held", "cpu", "held", "at cpu.max=20000 100000: the pool had to wait for");
-    assert_eq!(hit(&rig, "free", "cpu"), None);
+    told(&mut rig, "held", "cpu", "held", "at cpu.max=50000 100000: the pool had to wait for");
+    untouched(&rig, "free", "cpu");
 }
 
 #[test]
@@ -500,8 +554,9 @@ fn io_max_is_set_on_the_disk_of_a_path_and_slows_it() {
     if !has("io") {
         return;
     }
-    let mut rig = Rig::new();
-    // The rig's own directory may be a tmpfs.
+    let mut rig = patient();
+    // The rig's own directory may be a tmpfs. Each pool writes a file of its own: what is
+    // written to a file counts for whose cgroup has written to it first.
     let data = tempfile::tempdir_in("/var/tmp").unwrap();
     let data = data.path();
     std::os::unix::fs::chown(data, Some(TENANT.1), Some(TENANT.2)).unwrap();
@@ -514,13 +569,13 @@ fn io_max_is_set_on_the_disk_of_a_path_and_slows_it() {
     rig.inside("free", TENANT, &mount);
     rig.serve();
     let write = format!(
-        "$f = fopen('{}/' . getmypid(), 'w'); $b = microtime(true); fwrite($f, str_repeat('x', 4 << 20)); \
+        "$f = fopen('{}/' . uniqid(), 'w'); $b = microtime(true); fwrite($f, str_repeat('x', 12 << 20)); \
          fsync($f); echo microtime(true) - $b;",
         data.display()
     );
     let seconds = |pool: &str| rig.php(pool, &write).parse::<f64>().unwrap();
     let (free, held) = (seconds("free"), seconds("held"));
-    assert!(held > 2.5 && free < held / 2.0, "{held} s with 1M a second, {free} s without");
+    assert!(held > 5.0 && free < held / 2.0, "{held} s with 1M a second, {free} s without");
     let cgroup = rig.ps("held")["cgroup"].as_str().unwrap().to_owned();
     let io = fs::read_to_string(format!("{cgroup}/io.max")).unwrap();
     assert!(io.starts_with(&format!("{disk} ")) && io.contains("wbps=1048576"), "{io}");
@@ -528,7 +583,7 @@ fn io_max_is_set_on_the_disk_of_a_path_and_slows_it() {
 
 #[test]
 fn io_max_where_there_is_no_disk_is_one_clear_line() {
-    let mut rig = Rig::new();
+    let mut rig = patient();
     rig.inside("held", TENANT, "[[limits.io_max]]\npath = \"/proc\"\nwbps = \"1M\"\n");
     rig.serve();
     assert_eq!(rig.try_get("held", "/do.php").unwrap().status, 503);
@@ -541,7 +596,7 @@ fn io_max_where_there_is_no_disk_is_one_clear_line() {
 /// `check` and `ps` tell which limits are in force.
 #[test]
 fn check_and_ps_tell_what_is_in_force_and_what_is_not() {
-    let mut rig = Rig::new();
+    let mut rig = patient();
     rig.inside("blog", TENANT, "");
     rig.serve();
     rig.php("blog", "echo 1;");

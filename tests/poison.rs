@@ -638,6 +638,8 @@ fn a_tcp_listener_is_no_way_into_the_host_s_network() {
         std::thread::sleep(Duration::from_millis(100));
         assert_eq!(secret.accept().is_ok(), gets_out, "{profile}: {told}");
         assert_eq!(told.contains("done"), gets_out, "{profile}: {told}");
+        // Landlock's own answer: no program is asked for, and no port is allowed.
+        assert_eq!(told.contains("errno 13"), !gets_out, "{profile}: {told}");
         assert_eq!(rig.end(), 0);
     }
 }

@@ -1,6 +1,8 @@
 //! `howdah check`: the host, and every pool file with what would be in force.
 
-use std::path::PathBuf;
+mod text;
+
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -8,13 +10,15 @@ use super::host::Host;
 use super::{CONFIGURATION, Failure, KERNEL, Scratch, become_rootless, places};
 use crate::cli::Check;
 use crate::config::pool::Pool;
+use crate::config::settings::{Setting, settings};
 use crate::config::{HostAccounts, check_host, load_pools, load_serve};
 use crate::journal::{self, Level, Origin};
-use crate::pool::prepare::{Blueprint, Places, PrepareError, Workshop};
+use crate::pool::prepare::{Blueprint, Places, PrepareError, Prepared, Workshop};
+use crate::sandbox::landlock;
 use crate::spec;
 
 /// One pool file that can be read.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Told {
     pool: String,
     file: PathBuf,
@@ -25,12 +29,25 @@ struct Told {
     profile: String,
     /// What the profile leaves open that `hosting` closes.
     weakened: Vec<String>,
+    /// And what it closes that `hosting` leaves open.
+    stricter: Vec<String>,
+    /// "none" or "host".
+    network: String,
+    /// The ABI of Landlock that will be in force; 0: the profile switches it off.
+    landlock_abi: u32,
+    /// The ABI below which the pool does not start; 0: the profile switches Landlock off.
+    landlock_abi_demanded: u32,
+    /// Every key with its value, and the line that says so.
+    settings: Vec<Setting>,
     /// cgroup v2 files and values, the profile's defaults among them.
     limits: Vec<(String, String)>,
     /// Those of them whose controller this host does not have.
     limits_not_in_force: Vec<String>,
     notices: Vec<String>,
     errors: Vec<String>,
+    /// Whether it is the kernel that lacks something.
+    #[serde(skip)]
+    kernel: bool,
 }
 
 /// Everything, as `--json` prints it.
@@ -56,7 +73,12 @@ pub(super) fn run(arguments: &Check) -> Result<(), Failure> {
     if can_run {
         become_rootless()?;
     }
-    let pools = loaded.pools.iter().map(|pool| tell(pool, &host, &mut workshop, &places, can_run)).collect();
+    let howdah = arguments.files.config.as_deref();
+    let one = |pool: &Pool| {
+        let (blueprint, told) = tell(pool, &host, &mut workshop, &places, can_run);
+        explained(pool, blueprint.as_ref(), howdah, told)
+    };
+    let pools = loaded.pools.iter().map(one).collect();
     drop(scratch);
     let report = Report {
         host,
@@ -67,7 +89,7 @@ pub(super) fn run(arguments: &Check) -> Result<(), Failure> {
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&report).unwrap_or_default());
     } else {
-        print(&report);
+        text::print(&report, arguments.explain);
     }
     verdict(&report, arguments.json)
 }
@@ -81,17 +103,47 @@ fn verdict(report: &Report, json: bool) -> Result<(), Failure> {
     match report.host.refusal() {
         Some(refusal) => Err(Failure::new(KERNEL, refusal)),
         None if errors.is_empty() => Ok(()),
-        None => Err(Failure::said(CONFIGURATION)),
+        None => {
+            let wrong = |pool: &Told| !pool.errors.is_empty() && !pool.kernel;
+            let file = !report.errors.is_empty() || report.pools.iter().any(wrong);
+            Err(Failure::said(if file { CONFIGURATION } else { KERNEL }))
+        }
     }
 }
 
-fn tell(pool: &Pool, host: &Host, workshop: &mut Workshop, places: &Places, can_run: bool) -> Told {
+/// Adds what is in force, with the places that say so.
+fn explained(pool: &Pool, prepared: Option<&Prepared>, howdah: Option<&Path>, mut told: Told) -> Told {
+    let Some(Prepared { profile, .. }) = prepared else { return told };
+    told.profile = profile.name.to_string();
+    told.weakened = profile.weakened();
+    told.stricter = profile.stricter();
+    told.network = spec::network(pool, profile).as_str().to_owned();
+    if profile.landlock {
+        told.landlock_abi = landlock::abi_in_force();
+        told.landlock_abi_demanded = profile.landlock_abi;
+    }
+    match settings(pool, profile, howdah) {
+        Ok(settings) => told.settings = settings,
+        Err(error) => told.errors.push(error.to_string()),
+    }
+    told
+}
+
+fn tell(
+    pool: &Pool,
+    host: &Host,
+    workshop: &mut Workshop,
+    places: &Places,
+    can_run: bool,
+) -> (Option<Prepared>, Told) {
+    let mut kernel = false;
     let mut errors: Vec<String> = check_host(pool).iter().map(ToString::to_string).collect();
     let rootfs = places.of_pool(pool).join("rootfs");
     let planned = can_run.then(|| workshop.plan(pool, pool.listen.len(), places, &rootfs));
     let blueprint = match planned {
         Some(Ok(blueprint)) => Some(blueprint.prepared),
         Some(Err(error)) if errors.is_empty() => {
+            kernel = error.is_of_kernel();
             errors.push(format!("{}: {error}", pool.file.display()));
             None
         }
@@ -108,6 +160,7 @@ fn tell(pool: &Pool, host: &Host, workshop: &mut Workshop, places: &Places, can_
     let missing: Vec<String> =
         limits.iter().map(|(key, _)| key.clone()).filter(|key| !controlled(key)).collect();
     for key in spec::demanded(&pool.limits).into_iter().filter(|key| !controlled(key)) {
+        kernel = false;
         errors.push(format!(
             "{}: limit {key} needs a cgroup v2 controller that this host does not have: \
              enable it or take the limit out",
@@ -115,88 +168,24 @@ fn tell(pool: &Pool, host: &Host, workshop: &mut Workshop, places: &Places, can_
         ));
     }
     let version = |(major, minor, patch): (u32, u32, u32)| format!("{major}.{minor}.{patch}");
-    Told {
+    let told = Told {
         pool: pool.name.to_string(),
         file: pool.file.clone(),
         listen: pool.listen.iter().map(ToString::to_string).collect(),
         user: pool.user.name.to_string(),
         image: pool.image.to_string(),
         php: blueprint.as_ref().map(|prepared| version(prepared.version)),
-        profile: blueprint.as_ref().map(|prepared| prepared.profile.name.to_string()).unwrap_or_default(),
-        weakened: blueprint.as_ref().map(|prepared| prepared.profile.weakened()).unwrap_or_default(),
         limits,
         limits_not_in_force: missing,
-        notices: blueprint.map(|prepared| prepared.notices).unwrap_or_default(),
+        notices: blueprint.as_ref().map(|prepared| prepared.notices.clone()).unwrap_or_default(),
         errors,
-    }
-}
-
-fn print(report: &Report) {
-    let host = &report.host;
-    let yes = |on: bool| if on { "yes" } else { "NO" };
-    println!("host");
-    println!("  kernel            {}", host.kernel);
-    println!("  user namespaces   {}", yes(host.user_namespaces));
-    println!("  seccomp           {}", yes(host.seccomp));
-    match host.landlock_abi {
-        0 => println!("  Landlock          NO: pools need `landlock = false` in a profile of your own"),
-        abi => println!("  Landlock          ABI {abi}"),
-    }
-    let controllers = match host.cgroup_controllers.as_slice() {
-        [] => "no controllers: limits of memory, processes and CPU cannot be set".to_owned(),
-        some => some.join(" "),
+        kernel,
+        ..Told::default()
     };
-    match &host.cgroup {
-        Some(mount) => println!("  cgroup v2         {mount} ({controllers})"),
-        None => println!("  cgroup v2         NO: pools are frozen by SIGSTOP and have no limits"),
-    }
-    println!("  php-fpm           {}", host.php_fpm.as_deref().unwrap_or("none (apt-get install php-fpm)"));
-    println!("  runs as           {}", if host.root { "root" } else { "an unprivileged user (rootless)" });
-    report.pools.iter().filter(|pool| pool.errors.is_empty()).for_each(print_pool);
-    for notice in &report.notices {
-        println!("notice: {notice}");
-    }
-}
-
-fn print_pool(pool: &Told) {
-    println!("pool {}", pool.pool);
-    println!("  listens on        {}", pool.listen.join(", "));
-    let php = pool.php.as_deref().map(|version| format!(", php-fpm {version}")).unwrap_or_default();
-    println!("  runs              as {}, image {}{php}", pool.user, pool.image);
-    if !pool.profile.is_empty() {
-        let weaker = match pool.weakened.as_slice() {
-            [] => String::new(),
-            some => format!(", WEAKENED: {}", some.join("; ")),
-        };
-        println!("  profile           {}{weaker}", pool.profile);
-        let in_force = |key: &String| !pool.limits_not_in_force.contains(key);
-        let limits: Vec<_> = pool
-            .limits
-            .iter()
-            .filter(|(key, _)| in_force(key))
-            .map(|(key, value)| format!("{key}={value}"))
-            .collect();
-        println!(
-            "  limits in force   {}",
-            if limits.is_empty() { "none by cgroup".to_owned() } else { limits.join(" ") }
-        );
-        if !pool.limits_not_in_force.is_empty() {
-            println!(
-                "  not in force      {} (default limits; no controller)",
-                pool.limits_not_in_force.join(" ")
-            );
-        }
-    }
-    for notice in &pool.notices {
-        println!("  notice: {notice}");
-    }
+    (blueprint, told)
 }
 
 /// Used by `spec` too: the container of one pool file on paper, or why there is none.
-pub(super) fn plan_one(
-    pool: &Pool,
-    places: &Places,
-    rootfs: &std::path::Path,
-) -> Result<Blueprint, PrepareError> {
+pub(super) fn plan_one(pool: &Pool, places: &Places, rootfs: &Path) -> Result<Blueprint, PrepareError> {
     Workshop::default().plan(pool, pool.listen.len(), places, rootfs)
 }

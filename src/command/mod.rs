@@ -17,6 +17,7 @@ use clap::CommandFactory;
 
 use crate::cli::{Cli, Command, Runtime};
 use crate::config::pool::ServeConfig;
+use crate::config::types::AbsPath;
 use crate::pool::prepare::Places;
 use crate::sys;
 
@@ -154,5 +155,6 @@ fn places(runtime: PathBuf, config: &ServeConfig) -> Places {
         base.or_else(home).unwrap_or_else(|| runtime.clone()).join("howdah")
     };
     let state = configured.unwrap_or_else(|| if is_root() { "/var/lib/howdah".into() } else { by_user() });
-    Places { state, profiles: Path::new("/etc/howdah/profiles").to_owned(), drain: config.drain, runtime }
+    let profiles = config.profile_dir.as_ref().map_or(Path::new("/etc/howdah/profiles"), AbsPath::as_path);
+    Places { state, profiles: profiles.to_owned(), drain: config.drain, runtime }
 }

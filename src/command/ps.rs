@@ -92,6 +92,8 @@ fn to_json(entry: &Entry, record: &Record) -> Value {
         "last_start_steps_ms": record.last_start_steps_ms,
         "last_error": record.last_error,
         "weakened": record.weakened,
+        "stricter": record.stricter,
+        "landlock_abi": record.landlock_abi,
         "limits_hit": record.limits_hit,
         "limits_not_in_force": record.limits_not_in_force,
     })
@@ -101,16 +103,21 @@ fn print(rows: &[(Entry, Record)]) {
     let dash = || "-".to_owned();
     let width = rows.iter().map(|(entry, _)| entry.pool.len()).max().unwrap_or(0).max(4);
     println!(
-        "{:width$}  {:8}  {:>6}  {:>9}  {:>6}  {:>9}  LISTEN",
-        "POOL", "STATE", "PID", "MEMORY", "STARTS", "START"
+        "{:width$}  {:8}  {:>6}  {:>9}  {:>6}  {:>9}  {:>8}  LISTEN",
+        "POOL", "STATE", "PID", "MEMORY", "STARTS", "START", "LANDLOCK"
     );
     for (entry, record) in rows {
         let pid = record.pid.map_or_else(dash, |pid| pid.to_string());
         let memory = record.pid.and_then(|_| memory(record));
         let memory = memory.map_or_else(dash, |bytes| format!("{:.1}M", bytes as f64 / f64::from(1 << 20)));
         let start = record.last_start_ms.map_or_else(dash, |ms| format!("{ms:.1}ms"));
+        let landlock = match record.landlock_abi {
+            None => dash(),
+            Some(0) => "off".to_owned(),
+            Some(abi) => format!("ABI {abi}"),
+        };
         println!(
-            "{:width$}  {:8}  {pid:>6}  {memory:>9}  {:>6}  {start:>9}  {}",
+            "{:width$}  {:8}  {pid:>6}  {memory:>9}  {:>6}  {start:>9}  {landlock:>8}  {}",
             entry.pool,
             record.state,
             record.starts,
@@ -118,6 +125,9 @@ fn print(rows: &[(Entry, Record)]) {
         );
         if !record.weakened.is_empty() {
             println!("{:width$}  weakened: {}", "", record.weakened.join("; "));
+        }
+        if !record.stricter.is_empty() {
+            println!("{:width$}  stricter: {}", "", record.stricter.join("; "));
         }
         for hit in &record.limits_hit {
             let (limit, effect) = (&hit.limit, hit.effect);

@@ -7,9 +7,12 @@ use oci_spec::runtime::Spec;
 use serde_json::Value;
 
 use super::check::plan_one;
-use super::{CONFIGURATION, Failure, LAUNCH, Scratch, become_rootless, places};
+use super::{CONFIGURATION, Failure, KERNEL, LAUNCH, Scratch, become_rootless, places};
 use crate::cli::Spec as Arguments;
+use crate::config::settings::settings;
 use crate::config::{HostAccounts, load_pool, load_serve};
+use crate::pool::prepare::PrepareError;
+use crate::spec::FROM;
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let accounts = HostAccounts::default();
@@ -23,8 +26,14 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let planned = plan_one(&pool, &places, Path::new("rootfs"));
     drop(scratch);
     let told = |error: &dyn ToString| format!("pool {}: {}", pool.name, error.to_string());
-    let blueprint = planned.map_err(|error| Failure::new(LAUNCH, told(&error)))?;
-    let text = text_of(&blueprint.prepared.spec).map_err(|error| Failure::new(LAUNCH, told(&error)))?;
+    let status = |error: &PrepareError| if error.is_of_kernel() { KERNEL } else { LAUNCH };
+    let blueprint = planned.map_err(|error| Failure::new(status(&error), told(&error)))?;
+    let mut spec = blueprint.prepared.spec.clone();
+    let said = settings(&pool, &blueprint.prepared.profile, arguments.config.as_deref()).map_err(wrong)?;
+    let mut annotations = spec.annotations().clone().unwrap_or_default();
+    annotations.extend(said.into_iter().map(|one| (format!("{FROM}{}", one.key), one.from.to_string())));
+    spec.set_annotations(Some(annotations));
+    let text = text_of(&spec).map_err(|error| Failure::new(LAUNCH, told(&error)))?;
     let Some(bundle) = &arguments.bundle else {
         println!("{text}");
         return Ok(());

@@ -22,13 +22,18 @@ pub(super) struct Source<'a> {
 impl Source<'_> {
     /// The file's text as `T`.
     pub(super) fn parse<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
-        let document = DeTable::parse(self.text).map_err(|error| self.broken_syntax(&error))?;
+        let document = self.document()?;
         // No key takes a date, and toml shows one to serde as a table.
         if let Some((path, place)) = date_in(document.get_ref()) {
             let what = format!("{} must not be a date: write it in quotes", path.join("."));
             return Err(self.error(&place, what));
         }
         T::deserialize(Deserializer::from(document)).map_err(|error| self.explain(&error))
+    }
+
+    /// The file's text as TOML, before any key is looked at.
+    pub(super) fn document(&self) -> Result<Spanned<DeTable<'_>>, ConfigError> {
+        DeTable::parse(self.text).map_err(|error| self.broken_syntax(&error))
     }
 
     /// The line of a place in the text, counted from 1.

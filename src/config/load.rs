@@ -100,6 +100,7 @@ pub fn parse_serve(
     let config = ServeConfig {
         runtime_dir: serve.0.runtime_dir,
         state_dir: serve.0.state_dir,
+        profile_dir: serve.0.profile_dir,
         drain: serve.0.drain.map_or(Duration::from_secs(30), |wait| wait.0),
         parallel_starts: serve.0.parallel_starts.map(|n| n.0 as u32),
         cgroup: serve.0.cgroup,
@@ -178,6 +179,12 @@ fn read(file: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(about.len() as usize);
     opened.take(LONGEST).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// A file of ours, as text.
+pub(super) fn text_of(file: &Path) -> Result<String, ConfigError> {
+    let bytes = read(file).map_err(|error| ConfigError::unreadable(file, &error))?;
+    text(file, &bytes).map(str::to_owned)
 }
 
 fn text<'a>(file: &Path, bytes: &'a [u8]) -> Result<&'a str, ConfigError> {

@@ -21,6 +21,7 @@ mod php;
 pub mod pool;
 pub mod profile;
 mod raw;
+pub mod settings;
 mod shapes;
 #[cfg(test)]
 mod tests;

@@ -8,9 +8,7 @@ use super::accounts::Accounts;
 use super::draft::Draft;
 use super::error::ConfigError;
 use super::explain::Source;
-use super::pool::{
-    Engine, Fpm, Idle, ImageRef, Mount, Network, OnFailure, Php, Pool, ProfileRef, Socket, Start,
-};
+use super::pool::{Engine, Fpm, Idle, ImageRef, Mount, OnFailure, Php, Pool, ProfileRef, Socket, Start};
 use super::types::{Mode, Patience, PoolName};
 
 impl Draft {
@@ -51,7 +49,7 @@ impl Draft {
                 stop: self.stop.or(under.stop).unwrap_or(Patience::After(Duration::from_secs(600))),
             },
             limits: self.limits.over(&under.limits),
-            network: self.network.or(under.network).unwrap_or(Network::None),
+            network: self.network.or(under.network),
             fpm: fpm_over(self.fpm, &under.fpm, self.access_log.or(under.access_log)),
             php: php_over(self.php, &under.php),
             start: Start {

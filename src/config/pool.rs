@@ -33,8 +33,8 @@ pub struct Pool {
     pub idle: Idle,
     /// cgroup v2 limits and rlimits.
     pub limits: Limits,
-    /// Its network.
-    pub network: Network,
+    /// Its network; `None`: what its profile says.
+    pub network: Option<Network>,
     /// `[fpm]`.
     pub fpm: Fpm,
     /// `[php]`, `[php.value]` and their kin.
@@ -307,6 +307,8 @@ pub struct ServeConfig {
     pub runtime_dir: Option<AbsPath>,
     /// `[serve] state_dir`; `None`: `/var/lib/howdah` or `$XDG_STATE_HOME/howdah`.
     pub state_dir: Option<AbsPath>,
+    /// `[serve] profile_dir`: profiles of one's own; `None`: `/etc/howdah/profiles`.
+    pub profile_dir: Option<AbsPath>,
     /// `[serve] drain`: how long a stop may wait for requests in progress, default 30 s.
     pub drain: Duration,
     /// `[serve] parallel_starts`: how many pools may be starting at once; default: twice the cores.

@@ -1,7 +1,7 @@
 //! Isolation profiles: which walls a pool has.
 //!
 //! A profile is a TOML file that says what is different from its base; a list in
-//! it replaces the base's list. The base of them all, `hosting`, is compiled in,
+//! it replaces the base's list. Four are compiled in; `hosting` is below them all,
 //! and a pool without a word about it has that. Every wall can be taken down by a
 //! file of one's own, because a test that a wall holds proves nothing until the
 //! same attack succeeds without it.
@@ -9,11 +9,14 @@
 //! This room knows nothing of pools and does not apply anything.
 
 mod calls;
+mod compare;
 mod layers;
 mod raw;
 mod seccomp_file;
+mod sysctl;
+mod uses;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -21,8 +24,10 @@ use caps::Capability;
 use oci_spec::runtime::LinuxSeccomp;
 
 pub use calls::{Dangerous, Execve};
+pub use sysctl::namespace_of;
+pub use uses::{MountFlag, MountFlags, MountKind};
 
-use super::pool::{Limits, ProfileRef};
+use super::pool::{Limits, Network, ProfileRef};
 use super::types::AbsPath;
 
 /// Which walls a pool has.
@@ -39,8 +44,14 @@ pub struct Profile {
     pub dangerous: Dangerous,
     /// How often a program may be executed.
     pub execve: Execve,
-    /// Whether Landlock confines files.
+    /// Whether Landlock confines files, TCP, signals and abstract sockets.
     pub landlock: bool,
+    /// The least ABI of Landlock: below it the pool does not start.
+    pub landlock_abi: u32,
+    /// Beside the image: where Landlock lets programs be executed.
+    pub landlock_execute: BTreeSet<MountKind>,
+    /// Whether a pool without a network may use TCP on its own loopback.
+    pub loopback_tcp: bool,
     /// Whether set-user-id programs and file capabilities are without effect.
     pub no_new_privs: bool,
     /// Capabilities that php-fpm keeps, in its own user namespace.
@@ -55,8 +66,16 @@ pub struct Profile {
     pub masked_paths: Vec<AbsPath>,
     /// Not to be written, where [`Proc::Full`] shows them.
     pub readonly_paths: Vec<AbsPath>,
+    /// With which flags the pool's mounts are mounted.
+    pub mount_flags: MountFlags,
+    /// Where the pool's file says nothing.
+    pub network: Network,
+    /// Kernel settings of the pool's own namespaces, by sysctl(8)'s names.
+    pub sysctl: BTreeMap<String, String>,
     /// Where the pool's file says nothing.
     pub limits: Limits,
+    /// The files that it was made of and their texts, its own first.
+    pub files: Vec<(PathBuf, String)>,
 }
 
 /// How much `/proc` shows.
@@ -146,79 +165,15 @@ pub fn load(profile: &ProfileRef, directory: &Path) -> Result<Profile, ProfileEr
     layers.resolve()
 }
 
-/// The profile that is compiled in.
+/// The profile `hosting` as it is compiled in.
 pub fn hosting() -> Profile {
+    built_in("hosting")
+}
+
+/// A profile as it is compiled in, whatever the machine's files say.
+fn built_in(name: &str) -> Profile {
     let mut layers = layers::Layers::new(Path::new(""));
-    layers.push_built_in();
-    layers.resolve().expect("compiled in, and a test reads it")
-}
-
-impl Profile {
-    /// What `hosting` refuses and this profile does not, each as a few words; of
-    /// two filters it can only say that they differ.
-    pub fn weakened(&self) -> Vec<String> {
-        let hosting = hosting();
-        let mut found = Vec::new();
-        match &self.seccomp {
-            None => found.push("seccomp is off".to_owned()),
-            Some(filter) if Some(filter) != hosting.seccomp.as_ref() => {
-                found.push("seccomp is not the filter of hosting".to_owned());
-            }
-            Some(_) => {}
-        }
-        if self.dangerous < hosting.dangerous {
-            found.push("dangerous system calls do not kill".to_owned());
-        }
-        let switches = [
-            (self.landlock, "landlock is off"),
-            (self.no_new_privs, "no_new_privs is off"),
-            (self.close_descriptors, "inherited descriptors are kept"),
-        ];
-        found.extend(switches.iter().filter(|(on, _)| !on).map(|(_, text)| (*text).to_owned()));
-        let shared = Namespace::ALL.iter().filter(|namespace| !self.namespaces.contains(namespace));
-        found.extend(shared.map(|namespace| format!("the host's {namespace} namespace is shared")));
-        found.extend(self.capabilities.iter().map(|capability| format!("{capability} is kept")));
-        if self.proc == Proc::Full {
-            found.push("/proc shows the machine".to_owned());
-        }
-        let visible = hosting.masked_paths.iter().filter(|path| !self.masked_paths.contains(path));
-        found.extend(visible.map(|path| format!("{path} is not masked")));
-        let writable = hosting
-            .readonly_paths
-            .iter()
-            .filter(|path| !self.readonly_paths.contains(path) && !self.masked_paths.contains(path));
-        found.extend(writable.map(|path| format!("{path} is not read-only")));
-        found.extend(larger(&self.limits, &hosting.limits));
-        found
-    }
-}
-
-/// Limits of `ours` above those of `hosting`.
-fn larger(ours: &Limits, hosting: &Limits) -> Vec<String> {
-    fn row<T: PartialOrd + fmt::Display>(name: &str, ours: &Option<T>, theirs: &Option<T>) -> Option<String> {
-        match (ours, theirs) {
-            (Some(ours), Some(theirs)) if ours > theirs => {
-                Some(format!("limits.{name} is {ours}, above {theirs}"))
-            }
-            (None, Some(theirs)) => Some(format!("limits.{name} is unset, above {theirs}")),
-            _ => None,
-        }
-    }
-    [
-        row("memory", &ours.memory, &hosting.memory),
-        row("swap", &ours.swap, &hosting.swap),
-        row("tasks", &ours.tasks, &hosting.tasks),
-        row("tmp", &ours.tmp, &hosting.tmp),
-        row("open_files", &ours.open_files, &hosting.open_files),
-        row("core", &ours.core, &hosting.core),
-        row("memlock", &ours.memlock, &hosting.memlock),
-        row("msgqueue", &ours.msgqueue, &hosting.msgqueue),
-        row("sigpending", &ours.sigpending, &hosting.sigpending),
-        row("stack", &ours.stack, &hosting.stack),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+    layers.read_built_in(name).and_then(|()| layers.resolve()).expect("compiled in, and a test reads it")
 }
 
 #[cfg(test)]

@@ -175,6 +175,7 @@ pub(super) struct RawHowdah {
 pub(super) struct RawServe {
     pub(super) runtime_dir: Option<AbsPath>,
     pub(super) state_dir: Option<AbsPath>,
+    pub(super) profile_dir: Option<AbsPath>,
     pub(super) drain: Option<Wait>,
     pub(super) parallel_starts: Option<Whole<1, 1_024>>,
     pub(super) cgroup: Option<AbsPath>,

@@ -53,6 +53,16 @@ impl FromStr for Network {
     }
 }
 
+impl Network {
+    /// Its word in a file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Host => "host",
+        }
+    }
+}
+
 impl FromStr for OnFailure {
     type Err = Invalid;
 

@@ -5,10 +5,17 @@
 //! judges them. What is read differently here than there can only harm its own
 //! tenant, for php-fpm has no right that its workers have not.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+
+use crate::{paths, sys};
 
 /// The longest file that is read.
 pub const FILE_LIMIT: u64 = 256 << 10;
@@ -87,6 +94,11 @@ pub enum TenantError {
     /// It is a symbolic link; another's file could hide behind it.
     #[error("{0} is a symbolic link: [fpm] config must name the file itself")]
     Link(PathBuf),
+    /// A directory above it is a symbolic link that is not root's.
+    #[error(
+        "{0}: a directory above it is a symbolic link that is not root's: [fpm] config must name the file itself"
+    )]
+    LinkAbove(PathBuf),
     /// The pool's user may not read it.
     #[error("{file} is not readable by the pool's user (uid {uid}): a pool may bring only what it can read")]
     NotReadable {
@@ -223,12 +235,18 @@ fn checked_key(key: &str) -> Option<String> {
 pub fn read_tenant_file(path: &Path, uid: u32, gid: u32) -> Result<TenantFile, TenantError> {
     let failed = |source| TenantError::Read(path.to_owned(), source);
     // O_NONBLOCK: opening a FIFO would wait for a writer for ever.
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|source| match source
-        .raw_os_error()
-    {
-        Some(libc::ELOOP) => TenantError::Link(path.to_owned()),
-        _ => failed(source),
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let (above, name) = (path.parent().unwrap_or(path), path.file_name().unwrap_or_default());
+    // The tenant may own directories on the way: none of them is left by a link of the tenant's.
+    let above = paths::open_trusted(above).map_err(|errno| match errno {
+        Errno::ELOOP => TenantError::LinkAbove(path.to_owned()),
+        other => failed(other.into()),
+    })?;
+    let file =
+        openat(Some(above.as_raw_fd()), name, flags, Mode::empty()).map(|raw| File::from(sys::owned(raw)));
+    let file = file.map_err(|errno| match errno {
+        Errno::ELOOP => TenantError::Link(path.to_owned()),
+        other => failed(other.into()),
     })?;
     let facts = file.metadata().map_err(failed)?;
     if !facts.is_file() {
@@ -351,6 +369,14 @@ mod tests {
         std::os::unix::fs::symlink(&path, &link).unwrap();
         assert!(matches!(read(&link), Err(TenantError::Link(_))));
         assert!(matches!(read(directory.path()), Err(TenantError::NotRegular(_))));
+        let way = directory.path().join("way");
+        std::os::unix::fs::symlink(".", &way).unwrap();
+        assert!(read(&way.join("fpm.conf")).is_ok(), "a link of our own");
+        if geteuid().is_root() {
+            std::os::unix::fs::lchown(&way, Some(33), Some(33)).unwrap();
+            assert!(matches!(read(&way.join("fpm.conf")), Err(TenantError::LinkAbove(_))));
+            assert!(File::open(way.join("fpm.conf")).is_ok(), "whoever does not ask is led on");
+        }
         let fifo = directory.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
         assert!(matches!(read(&fifo), Err(TenantError::NotRegular(_))));

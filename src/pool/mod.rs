@@ -3,6 +3,7 @@
 pub mod activation;
 pub mod admission;
 pub mod adoption;
+pub mod budget;
 pub mod events;
 pub mod generation;
 pub mod limits;

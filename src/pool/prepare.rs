@@ -17,8 +17,8 @@ use oci_spec::runtime::Spec;
 use seccompiler::BpfProgram;
 
 pub use self::question::Question;
-use crate::config::pool::{ImageRef, Pool};
-use crate::config::profile::{self, Profile, ProfileError};
+use crate::config::pool::{ImageRef, Network, Pool};
+use crate::config::profile::{self, Namespace, Profile, ProfileError};
 use crate::config::types::AbsPath;
 use crate::fpm::conf::{self, ConfError};
 use crate::fpm::probe::{self, Info, ProbeError};
@@ -26,6 +26,7 @@ use crate::fpm::tenant::{TenantError, read_tenant_file};
 use crate::image::{Image, ImageError, Layout, Owner, write_etc};
 use crate::sandbox::block::{self, BlockError};
 use crate::sandbox::cgroup::{Base, CgroupError};
+use crate::sandbox::landlock::{self, LandlockError};
 use crate::sandbox::mounts;
 use crate::sandbox::seccomp::{self, SeccompError};
 use crate::sandbox::step::StepError;
@@ -40,6 +41,20 @@ pub enum PrepareError {
     /// The profile.
     #[error(transparent)]
     Profile(#[from] ProfileError),
+    /// What the profile demands of this kernel's Landlock.
+    #[error(transparent)]
+    Landlock(#[from] LandlockError),
+    /// A setting of the profile that would be the host's.
+    #[error(
+        "profile {profile}: sysctl {key:?} would be the host's, whose network the pool has: \
+         take it out of the profile, or give the pool a network of its own"
+    )]
+    Sysctl {
+        /// The profile.
+        profile: Box<str>,
+        /// The setting.
+        key: String,
+    },
     /// The seccomp filter of the profile.
     #[error(transparent)]
     Seccomp(#[from] SeccompError),
@@ -90,6 +105,13 @@ pub enum PrepareError {
         /// How it failed.
         reason: String,
     },
+}
+
+impl PrepareError {
+    /// Whether it is the kernel that lacks something, and not a file that is wrong.
+    pub fn is_of_kernel(&self) -> bool {
+        matches!(self, Self::Landlock(_))
+    }
 }
 
 impl From<(PathBuf, io::Error)> for PrepareError {
@@ -251,6 +273,10 @@ impl Workshop {
 
     fn profile(&self, pool: &Pool, places: &Places) -> Result<Rc<Profile>, PrepareError> {
         let profile = profile::load(&pool.profile, &places.profiles)?;
+        if profile.landlock {
+            landlock::demand(profile.landlock_abi)?;
+        }
+        refuse_sysctls_of_host(pool, &profile)?;
         let known = self.filters.iter().find(|(known, _)| **known == profile);
         Ok(known.map_or_else(|| Rc::new(profile), |(known, _)| Rc::clone(known)))
     }
@@ -345,6 +371,17 @@ impl Workshop {
         blueprint.make_state(pool)?;
         blueprint.make_root(pool, &rootfs)?;
         Ok(blueprint.prepared)
+    }
+}
+
+/// With the host's network, a setting of the network would be the host's.
+fn refuse_sysctls_of_host(pool: &Pool, profile: &Profile) -> Result<(), PrepareError> {
+    let of_network = |key: &&String| profile::namespace_of(key) == Some(Namespace::Network);
+    match profile.sysctl.keys().find(of_network) {
+        Some(key) if spec::network(pool, profile) == Network::Host => {
+            Err(PrepareError::Sysctl { profile: profile.name.clone(), key: key.clone() })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -13,7 +13,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::sys::signal::Signal;
-use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
+use nix::sys::socket::{
+    AddressFamily, SockaddrLike, SockaddrStorage, getsockname, getsockopt, setsockopt, sockopt,
+};
 use nix::unistd::Pid;
 use syscalls::Sysno;
 
@@ -287,11 +289,26 @@ fn has_connection(pid: Pid, doors: &[Door]) -> io::Result<bool> {
             None => handle.insert(sys::pidfd_open(pid)?),
         };
         match sys::pidfd_getfd(pidfd.as_fd(), number) {
-            Ok(socket) if !doors.iter().any(|door| door.admitted(&socket)) => {}
-            Ok(_) => return Ok(true),
+            Ok(socket) => {
+                let admitted = doors.iter().any(|door| door.admitted(&socket));
+                let_go(socket);
+                if admitted {
+                    return Ok(true);
+                }
+            }
             Err(nix::errno::Errno::EBADF) => {}
             Err(errno) => return Err(errno.into()),
         }
     }
     Ok(false)
+}
+
+/// Closes a duplicate. If its owner has closed it meanwhile this is the last one, and with SO_LINGER
+/// (socket(7)) close would wait for the peer as long as a tenant has said.
+fn let_go(socket: OwnedFd) {
+    let lingers =
+        getsockopt(&socket, sockopt::Linger).is_ok_and(|told| told.l_onoff != 0 && told.l_linger > 0);
+    if lingers {
+        let _ = setsockopt(&socket, sockopt::Linger, &libc::linger { l_onoff: 0, l_linger: 0 });
+    }
 }

@@ -67,6 +67,12 @@ pub struct Record {
     pub last_error: Option<String>,
     /// What the pool's profile leaves open that `hosting` closes.
     pub weakened: Vec<String>,
+    /// And what it closes that `hosting` leaves open.
+    #[serde(default)]
+    pub stricter: Vec<String>,
+    /// The ABI of Landlock that is in force; 0: the profile switched it off; `None` before the first start.
+    #[serde(default)]
+    pub landlock_abi: Option<u32>,
     /// Limits that ended, refused or held something.
     #[serde(default)]
     pub limits_hit: Vec<Hit>,

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::activation::{ActivationError, Listener};
+use super::budget::Budget;
 use super::generation::{Generation, LaunchError};
 use super::limits::{Bucket, Tally};
 use super::machine::{Machine, Timing};
@@ -17,6 +18,7 @@ use crate::config::pool::{OnFailure, Pool};
 use crate::config::types::Patience;
 use crate::sandbox::SpareNetwork;
 use crate::sandbox::cgroup::Base;
+use crate::sandbox::landlock;
 use crate::spec;
 
 /// One pool.
@@ -43,6 +45,8 @@ pub struct Slot {
     pub shut_by: Option<u64>,
     /// Why the pool cannot be reached, for as long as it cannot.
     pub unreachable: Option<String>,
+    /// How much its generations may still say.
+    pub budget: Budget,
     /// Whether its own sockets let nobody new in any more.
     pub shut: bool,
     /// What limits do to it, and what is still to be told of that.
@@ -150,6 +154,7 @@ impl Slot {
             watched: Watch::Nothing,
             shut_by: None,
             unreachable: None,
+            budget: Budget::new(Instant::now()),
             shut: false,
             vigil: Vigil::default(),
             prepared: None,
@@ -207,6 +212,11 @@ impl Slot {
             self.prepared = None;
             let prepared = workshop.prepare(&self.pool, self.listeners.len(), places)?;
             self.record.weakened = prepared.profile.weakened();
+            self.record.stricter = prepared.profile.stricter();
+            self.record.landlock_abi = Some(match prepared.profile.landlock {
+                true => landlock::abi_in_force(),
+                false => 0,
+            });
             self.record.limits_not_in_force = limits_not_in_force(&prepared, base);
             notices.extend(prepared.notices.iter().cloned());
             self.prepared = Some(Box::new(prepared));

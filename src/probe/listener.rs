@@ -22,6 +22,8 @@ pub(crate) fn perform(world: &World, id: &str) -> Option<Outcome> {
 fn attack(world: &World, id: &str, socket: u64) -> Outcome {
     match id {
         "listener-nonblock" => poisoned(set_nonblocking(socket), "it is non-blocking"),
+        "listener-option" => poisoned(set_option(socket, LINGER, &[1_u32, 0]), "it resets each connection"),
+        "listener-backlog" => poisoned(call(nr::LISTEN, &[socket, 1]), "its queue is another"),
         "listener-filter" => done(world, attach_filter(socket), "attached"),
         "listener-lock" => done(world, set_option(socket, LOCK_FILTER, &0_u32), "done"),
         "listener-disconnect" => {
@@ -46,6 +48,7 @@ fn worst(outcomes: Vec<Outcome>) -> Outcome {
 }
 
 const SOL_SOCKET: u64 = 1;
+const LINGER: u64 = 13;
 const ATTACH_FILTER: u64 = 26;
 const LOCK_FILTER: u64 = 44;
 

@@ -8,7 +8,7 @@
 //! - `attack KEY=VALUE...` tries the table of `src/attack.rs`, a line for each.
 //! - `canary KEY=VALUE...` holds what attacks look for, until its standard input ends.
 //! - `neighbour KEY=VALUE...` the same, as another sandbox.
-#![allow(dead_code)] // of the shared table, what only howdah reads
+#![allow(dead_code, unreachable_pub)] // of the shared table, what only howdah reads
 
 #[path = "../attack.rs"]
 mod attack;

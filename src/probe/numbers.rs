@@ -44,6 +44,7 @@ numbers! {
     KEXEC_LOAD = 246, 104;
     KEYCTL = 250, 219;
     KILL = 62, 129;
+    LISTEN = 50, 201;
     MEMFD_CREATE = 319, 279;
     MKNODAT = 259, 33;
     MMAP = 9, 222;

@@ -37,7 +37,7 @@ impl World {
         let mut world = Self {
             arguments: arguments.filter_map(split).collect(),
             // A filter that kills or refuses prctl is one, too.
-            filtered: call(nr::PRCTL, &[PR_GET_SECCOMP]).map_or(true, |mode| mode != 0),
+            filtered: call(nr::PRCTL, &[PR_GET_SECCOMP]) != Ok(0),
             own_mounts: false,
             descriptors,
         };

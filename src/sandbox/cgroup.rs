@@ -88,6 +88,7 @@ impl Base {
     /// No cgroup v2, or no right to make directories there.
     pub fn open(configured: Option<&Path>, instance: &str) -> Result<Self, CgroupError> {
         let mount = mount_point()?;
+        let mut top = mount.clone();
         let parent = match (configured, own().map(|path| mount.join(path))) {
             (Some(path), _) => mount.join(path.strip_prefix("/").unwrap_or(path)),
             (None, Some(own)) if is_delegated(&own) => {
@@ -95,6 +96,7 @@ impl Base {
                 fs::create_dir_all(&supervisor).map_err(refused(&supervisor))?;
                 let procs = supervisor.join("cgroup.procs");
                 fs::write(&procs, "0").map_err(refused(&procs))?;
+                top.clone_from(&own);
                 own
             }
             _ => mount.join("howdah"),
@@ -102,13 +104,17 @@ impl Base {
         let directory = parent.join(instance);
         fs::create_dir_all(&directory).map_err(refused(&directory))?;
         let mut base = Self { directory, controllers: BTreeSet::new() };
-        base.enable_controllers(&parent)?;
+        base.enable_controllers(&top)?;
         Ok(base)
     }
 
-    /// Hands every controller that `parent` has down to the base and to its children.
-    fn enable_controllers(&mut self, parent: &Path) -> Result<(), CgroupError> {
-        for directory in [parent, &self.directory.clone()] {
+    /// Hands every controller that `top` has down to the base and to its children.
+    /// `top` is what was delegated to us, or the root: systemd has some controllers
+    /// enabled below that, and the others when somebody asks for them.
+    fn enable_controllers(&mut self, top: &Path) -> Result<(), CgroupError> {
+        let mut chain: Vec<PathBuf> = self.directory.ancestors().map(Path::to_owned).collect();
+        chain.retain(|directory| directory.starts_with(top));
+        for directory in chain.iter().rev() {
             let file = directory.join("cgroup.controllers");
             let present = fs::read_to_string(&file).map_err(refused(&file))?;
             let wanted = ["cpu", "io", "memory", "pids"]

@@ -20,7 +20,7 @@ use nix::unistd::{Gid, Uid};
 use super::mounts::{self, Tree};
 use super::plan::{Identity, Plan};
 use super::step::{At, Step, StepError};
-use super::{gate, landlock, seccomp};
+use super::{gate, landlock, seccomp, sysctl};
 use crate::{paths, sys};
 
 /// Exit status of a child that could not become its program; the reason is on the status pipe.
@@ -60,6 +60,9 @@ fn become_program(
     //    we attach must not appear on the host.
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>).at(Step::CutPropagation, "")?;
+    //    Settings of the new namespaces now: while the host's /proc is in sight, for where none is the
+    //    kernel gives a user namespace none that shows as much; and before the uid goes.
+    sysctl::apply(&prepare.sysctls)?;
     // 5. The new root over the old one; then the mounts of prepare, then those
     //    of bind, each through the new root only.
     let root = prepare.root.as_fd();

@@ -14,6 +14,7 @@ pub mod network;
 mod plan;
 pub mod seccomp;
 pub mod step;
+mod sysctl;
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -77,7 +78,9 @@ pub fn launch(
     };
     let gate_of_child = gate_of_child.transpose().at(Step::AwaitCalls, "")?;
     let wanted = plan.prepare.namespaces;
-    let entered = wanted & NETWORK != 0 && stock.as_mut().is_some_and(|stock| stock.enter());
+    // Over the one in stock, which is of howdah's user namespace, the child has no right to set anything.
+    let any = wanted & NETWORK != 0 && !plan.prepare.sysctls.of_network;
+    let entered = any && stock.as_mut().is_some_and(|stock| stock.enter());
     let made = if entered { wanted & !NETWORK } else { wanted };
     let cloned = sys::clone3(made, cgroup);
     if let Ok(sys::Cloned::Child) = cloned {

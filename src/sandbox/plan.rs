@@ -14,14 +14,18 @@ use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
-use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Mount, PosixRlimitType, Process, Spec};
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, PosixRlimitType, Process, Spec};
 use seccompiler::BpfProgram;
 
 use super::gate::Waiting;
 use super::landlock::{Rules, Use};
 use super::mounts::{self, Sources, Tree};
 use super::step::{At, Step, StepError};
-use crate::spec::{CLOSE_DESCRIPTORS, DEMANDED_RLIMITS, EXECVE, IMAGE, LANDLOCK, PREPARED_MOUNTS};
+use super::sysctl::{self, Sysctls};
+use crate::spec::{
+    CLOSE_DESCRIPTORS, DEMANDED_RLIMITS, EXECVE, IMAGE, LANDLOCK, LANDLOCK_ABI, LANDLOCK_EXECUTE,
+    LANDLOCK_TCP_BIND, LANDLOCK_TCP_CONNECT, LANDLOCK_WRITE, PREPARED_MOUNTS,
+};
 use crate::{paths, sys};
 
 /// Depends on image and profile.
@@ -38,6 +42,8 @@ pub(super) struct Prepare {
     pub(super) masked: Vec<PathBuf>,
     /// Read-only although their mount is not.
     pub(super) readonly: Vec<PathBuf>,
+    /// Settings of the kernel for its own namespaces.
+    pub(super) sysctls: Sysctls,
     /// `None`: the profile switched Landlock off.
     pub(super) landlock: Option<Rules>,
     /// Empty: the profile switched seccomp off.
@@ -147,7 +153,8 @@ impl Plan {
             trees,
             masked: paths(linux.masked_paths().as_deref()),
             readonly: paths(linux.readonly_paths().as_deref()),
-            landlock: (annotation(spec, LANDLOCK) != Some("off")).then(|| rules(mounts)),
+            sysctls: sysctl::plan(linux, namespaces)?,
+            landlock: (annotation(spec, LANDLOCK) != Some("off")).then(|| rules(spec)).transpose()?,
             seccomp,
             waiting: waiting(spec)?,
             no_new_privs: process.no_new_privileges().unwrap_or(false),
@@ -231,23 +238,27 @@ fn devices() -> Result<Vec<Tree>, StepError> {
     mounts::DEVICES.iter().map(one).collect()
 }
 
-/// What Landlock allows: each mount for what its options say it is for. Rights
-/// add up along a path, so that reading, which the root's own rule allows
-/// everywhere below it, needs no rule of its own at each mount.
-fn rules(mounts: &[Mount]) -> Rules {
-    let mut rules = vec![(PathBuf::from("/"), Use::Read)];
-    for mount in mounts.iter().filter(|mount| mount.typ().as_deref() != Some("proc")) {
-        let has = |word: &str| mount.options().iter().flatten().any(|option| option == word);
-        let purpose = match (has("ro"), has("noexec")) {
-            (true, true) => continue,
-            (true, false) => Use::Execute,
-            (false, true) => Use::Write,
-            (false, false) => Use::WriteExecute,
-        };
-        rules.push((mount.destination().clone(), purpose));
+/// What Landlock allows, by the spec's annotations; what they do not say is not allowed.
+fn rules(spec: &Spec) -> Result<Rules, StepError> {
+    fn list<T: serde::de::DeserializeOwned>(spec: &Spec, key: &str) -> Result<Option<Vec<T>>, StepError> {
+        let parse = |text: &str| serde_json::from_str(text);
+        let refuse = |_| StepError::new(Step::RestrictFiles, format!("({key} is no list)"), Errno::EINVAL);
+        annotation(spec, key).map(parse).transpose().map_err(refuse)
     }
-    rules.extend(mounts::DEVICES.iter().map(|name| (Path::new("/dev").join(name), Use::Device)));
-    Rules(rules)
+    let paths = |key, purpose| {
+        let paths: Vec<PathBuf> = list(spec, key)?.unwrap_or_default();
+        Ok::<_, StepError>(paths.into_iter().map(move |path| (path, purpose)))
+    };
+    let mut files = vec![(PathBuf::from("/"), Use::Read)];
+    files.extend(paths(LANDLOCK_EXECUTE, Use::Execute)?);
+    files.extend(paths(LANDLOCK_WRITE, Use::Write)?);
+    files.extend(mounts::DEVICES.iter().map(|name| (Path::new("/dev").join(name), Use::Device)));
+    Ok(Rules {
+        files,
+        tcp_bind: list(spec, LANDLOCK_TCP_BIND)?,
+        tcp_connect: list(spec, LANDLOCK_TCP_CONNECT)?,
+        least: annotation(spec, LANDLOCK_ABI).and_then(|abi| abi.parse().ok()).unwrap_or(1),
+    })
 }
 
 fn kept_capabilities(process: &Process) -> Result<HashSet<caps::Capability>, StepError> {

@@ -37,6 +37,8 @@ steps! {
     UnshareCgroup = "create a cgroup namespace",
     /// The copied mounts stop hearing of the host's.
     CutPropagation = "make mounts private",
+    /// A setting of a namespace's own is written.
+    SetSysctl = "set the sysctl",
     /// The new root is attached over the old.
     AttachRoot = "attach the root",
     /// One mount is attached in the new root.
@@ -119,6 +121,12 @@ impl StepError {
             }
             (Step::AttachMount, Errno::ELOOP) => {
                 ": its target goes through a symlink: name the real directory"
+            }
+            (Step::SetSysctl, Errno::ENOENT) => {
+                ": a pool's namespaces have no such setting: take it out of the profile's [sysctl]"
+            }
+            (Step::SetSysctl, Errno::EACCES | Errno::EPERM) => {
+                ": this kernel does not let a pool's namespaces have it: take it out of the profile's [sysctl]"
             }
             _ => "",
         }

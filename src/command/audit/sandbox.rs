@@ -61,6 +61,7 @@ pub(super) fn attack(bench: &mut Bench<'_>, pool: &Pool) -> Result<(String, Vec<
         .map(|(index, address)| own(address, bench.canaries.directory(), index, &pool.socket))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| failed(&error))?;
+    listeners.iter_mut().for_each(Listener::remember);
     let mut prepared =
         bench.workshop.prepare(pool, listeners.len(), &bench.places).map_err(|error| failed(&error))?;
     let (neighbour, mut facts) = neighbour(bench, pool)?;
@@ -246,24 +247,24 @@ fn end_of(running: &Running, lines: &[String]) -> String {
 /// Does to the sockets what howdah does after each generation, and looks whether
 /// a client could connect now.
 fn look_at_listeners(mut found: Vec<Finding>, listeners: &mut [Listener], socket: &Socket) -> Vec<Finding> {
-    let repaired: Result<Vec<&str>, String> = listeners
+    let mended: Result<Vec<Option<String>>, String> = listeners
         .iter_mut()
         .map(|listener| {
-            let how = if listener.accepts() { "it accepts" } else { "howdah repaired it" };
-            if !listener.accepts() {
-                listener.mend(socket).result.map_err(|error| error.to_string())?;
-            }
-            listener.make_blocking().map_err(|error| error.to_string())?;
-            if is_reached(listener) { Ok(how) } else { Err("nobody can connect any more".to_owned()) }
+            let mended = listener.mend(socket);
+            let harmed = (!mended.harms.is_empty()).then(|| mended.told());
+            mended.result.map_err(|error| error.to_string())?;
+            if is_reached(listener) { Ok(harmed) } else { Err("nobody can connect any more".to_owned()) }
         })
         .collect();
     for finding in found.iter_mut().filter(|finding| finding.outcome == Outcome::Poisoned) {
-        match &repaired {
-            Ok(how) => {
+        match &mended {
+            Ok(harmed) => {
+                let told: Vec<&str> = harmed.iter().flatten().map(String::as_str).collect();
                 finding.outcome = Outcome::Held;
-                let how = how.iter().find(|how| how.contains("repaired")).or(how.first());
-                let done = if finding.of.id == "listener-alive" { "" } else { "done, and put right: " };
-                finding.detail = format!("{done}{}", how.copied().unwrap_or_default());
+                finding.detail = match told.as_slice() {
+                    [] => "it accepts".to_owned(),
+                    some => format!("howdah put right what {}", some.join(" and what ")),
+                };
             }
             Err(why) => {
                 finding.outcome = Outcome::Open;

@@ -6,16 +6,28 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::LinuxSeccomp;
 use toml::Spanned;
 
-use super::super::pool::{IoMax, Limits, ProfileRef};
+use super::super::pool::{IoMax, Limits, Network, ProfileRef};
 use super::super::types::AbsPath;
 use super::raw::{Layer, Raw, RawLimits, near};
-use super::{Dangerous, Execve, Namespace, Proc, Profile, ProfileError, seccomp_file};
+use super::{Dangerous, Execve, Namespace, Proc, Profile, ProfileError, seccomp_file, sysctl, uses};
 
-const BUILT_IN: &str = include_str!("../../../profiles/hosting.toml");
-const BUILT_IN_NAME: &str = "hosting";
-const PLANNED: [&str; 3] = ["strict", "compat", "ci"];
+/// The profiles that are compiled in, and their files.
+const BUILT_IN: [(&str, &str); 4] = [
+    ("strict", include_str!("../../../profiles/strict.toml")),
+    (BOTTOM, include_str!("../../../profiles/hosting.toml")),
+    ("compat", include_str!("../../../profiles/compat.toml")),
+    ("ci", include_str!("../../../profiles/ci.toml")),
+];
 
-/// A profile's file, its base's, and so on down to the built-in one.
+/// The one that says every key, and has no base.
+const BOTTOM: &str = "hosting";
+
+/// The names of the profiles that are compiled in.
+pub(super) fn names() -> [&'static str; 4] {
+    BUILT_IN.map(|(name, _)| name)
+}
+
+/// A profile's file, its base's, and so on down to the built-in `hosting`.
 pub(super) struct Layers<'a> {
     directory: &'a Path,
     stack: Vec<Layer>,
@@ -28,61 +40,89 @@ impl<'a> Layers<'a> {
 
     /// Reads the file that `profile` means and, after it, its bases.
     pub(super) fn read(&mut self, profile: &ProfileRef) -> Result<(), ProfileError> {
-        let mut next = profile.clone();
-        loop {
-            let file = match &next {
-                ProfileRef::File(path) => path.as_path().to_owned(),
-                ProfileRef::Named(name) => self.directory.join(format!("{name}.toml")),
-            };
-            let by_name = match &next {
-                ProfileRef::Named(name) => Some(name.as_ref()),
-                ProfileRef::File(_) => None,
-            };
-            if self.stack.iter().any(|layer| layer.file == file) {
-                // A file of the name hosting stands before the built-in one and builds on it.
-                if by_name == Some(BUILT_IN_NAME) {
-                    self.push_built_in();
-                    return Ok(());
-                }
-                return Err(self.about_base(format!("{} is its own base", file.display())));
-            }
-            match std::fs::read_to_string(&file) {
-                Ok(text) => self.stack.push(Layer::parse(file, text)?),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound && by_name.is_some() => {
-                    let name = by_name.unwrap_or_default();
-                    if name == BUILT_IN_NAME {
-                        self.push_built_in();
-                        return Ok(());
-                    }
-                    return Err(self.about_base(unknown(name, &file)));
-                }
-                Err(source) => return Err(ProfileError::Read { file, source }),
-            }
-            next = self.base_of_last()?;
+        self.push(profile)?;
+        self.read_bases()
+    }
+
+    /// Reads the built-in profile `name` and its bases.
+    pub(super) fn read_built_in(&mut self, name: &str) -> Result<(), ProfileError> {
+        self.push_built_in(name);
+        self.read_bases()
+    }
+
+    fn read_bases(&mut self) -> Result<(), ProfileError> {
+        while let Some(base) = self.base_of_last()? {
+            self.push(&base)?;
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, profile: &ProfileRef) -> Result<(), ProfileError> {
+        match profile {
+            ProfileRef::File(path) => self.push_file(path.as_path().to_owned()),
+            ProfileRef::Named(name) => self.push_named(name),
         }
     }
 
-    /// Ends the stack with the built-in profile, which has no base.
-    pub(super) fn push_built_in(&mut self) {
-        let file = PathBuf::from("(built in)/hosting.toml");
-        self.stack.push(Layer::parse(file, BUILT_IN.to_owned()).expect("compiled in, and a test reads it"));
+    fn push_named(&mut self, name: &str) -> Result<(), ProfileError> {
+        let file = self.file_of(name);
+        // What is compiled in rests on nothing else: `strict` is the same on every machine
+        // that has no file of that name. And a file of a built-in's name builds on the built-in.
+        let above = self.stack.last().is_some_and(|layer| layer.built_in);
+        let seen = self.stack.iter().any(|layer| layer.file == file);
+        if (above || seen) && self.push_built_in(name) {
+            return Ok(());
+        }
+        match self.push_file(file.clone()) {
+            Err(ProfileError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                if self.push_built_in(name) { Ok(()) } else { Err(self.about_base(unknown(name, &file))) }
+            }
+            other => other,
+        }
     }
 
-    fn base_of_last(&self) -> Result<ProfileRef, ProfileError> {
-        let Some((layer, base)) =
-            self.stack.last().and_then(|layer| layer.raw.base.as_ref().map(|base| (layer, base)))
-        else {
-            return Ok(ProfileRef::Named(BUILT_IN_NAME.into()));
+    fn push_file(&mut self, file: PathBuf) -> Result<(), ProfileError> {
+        if self.stack.iter().any(|layer| layer.file == file) {
+            return Err(self.about_base(format!("{} is its own base", file.display())));
+        }
+        match std::fs::read_to_string(&file) {
+            Ok(text) => self.stack.push(Layer::parse(file, text)?),
+            Err(source) => return Err(ProfileError::Read { file, source }),
+        }
+        Ok(())
+    }
+
+    /// Puts the built-in profile `name` below the others; false if there is none.
+    fn push_built_in(&mut self, name: &str) -> bool {
+        let Some((_, text)) = BUILT_IN.into_iter().find(|(known, _)| *known == name) else { return false };
+        let file = Path::new("(built in)").join(format!("{name}.toml"));
+        let mut layer = Layer::parse(file, text.to_owned()).expect("compiled in, and a test reads it");
+        layer.built_in = true;
+        self.stack.push(layer);
+        true
+    }
+
+    fn file_of(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("{name}.toml"))
+    }
+
+    /// What the last layer builds on; `None` below the built-in `hosting`.
+    fn base_of_last(&self) -> Result<Option<ProfileRef>, ProfileError> {
+        let Some(layer) = self.stack.last() else { return Ok(None) };
+        let named = |name: &str| Ok(Some(ProfileRef::Named(name.into())));
+        let Some(base) = &layer.raw.base else {
+            let own_name = names().into_iter().find(|name| self.file_of(name) == layer.file);
+            return if layer.built_in { Ok(None) } else { named(own_name.unwrap_or(BOTTOM)) };
         };
         let name = base.get_ref();
         if name.starts_with('/') {
-            return layer.word(base).map(ProfileRef::File);
+            return layer.word(base).map(ProfileRef::File).map(Some);
         }
         if name.is_empty() || name.contains('/') || name.starts_with('.') {
             let reason = format!("{name:?} is no profile: write a name or an absolute path");
             return Err(layer.error(base.span(), reason));
         }
-        Ok(ProfileRef::Named(name.as_str().into()))
+        named(name)
     }
 
     /// An error about the base of the last layer; there is none where the pool's own word is wrong.
@@ -105,27 +145,39 @@ impl<'a> Layers<'a> {
     }
 
     /// One profile out of all layers.
-    pub(super) fn resolve(&self) -> Result<Profile, ProfileError> {
+    pub(super) fn resolve(self) -> Result<Profile, ProfileError> {
         let top = &self.stack[0];
         let (masks, masked) = self.first(|raw| raw.masked_paths.as_ref())?;
         let (readers, readonly) = self.first(|raw| raw.readonly_paths.as_ref())?;
         let (keeper, capabilities) = self.first(|raw| raw.capabilities.as_ref())?;
+        let (mode_layer, mode) = self.first(|raw| raw.network.as_ref()?.mode.as_ref())?;
+        let (executor, executable) = self.first(|raw| raw.landlock_execute.as_ref())?;
         let seccomp = self.seccomp()?;
+        let namespaces = self.namespaces()?;
         Ok(Profile {
             name: top.file.file_stem().unwrap_or_default().to_string_lossy().into(),
             base: top.raw.base.as_ref().map(|base| base.get_ref().as_str().into()),
             landlock: *self.first(|raw| raw.landlock.as_ref())?.1,
+            landlock_abi: self.landlock_abi()?,
+            landlock_execute: uses::kinds(executor, executable)?,
+            loopback_tcp: *self.first(|raw| raw.loopback_tcp.as_ref())?.1,
             no_new_privs: self.no_new_privs(seccomp.is_some())?,
             dangerous: self.dangerous()?,
             execve: self.execve(seccomp.is_some())?,
             seccomp,
             capabilities: keeper.capabilities(capabilities)?,
             close_descriptors: *self.first(|raw| raw.close_descriptors.as_ref())?.1,
-            namespaces: self.namespaces()?,
             proc: self.proc()?,
             masked_paths: masks.words(masked)?,
             readonly_paths: readers.words(readonly)?,
+            mount_flags: uses::mount_flags(|kind| {
+                self.first(|raw| raw.mount_flags.as_ref().and_then(|flags| kind(flags)))
+            })?,
+            network: mode_layer.word::<Network>(mode)?,
+            sysctl: sysctl::all(&self.stack, &namespaces)?,
+            namespaces,
             limits: self.limits()?,
+            files: self.stack.into_iter().map(|layer| (layer.file, layer.text)).collect(),
         })
     }
 
@@ -146,6 +198,15 @@ impl<'a> Layers<'a> {
                 Err(layer.error(word.span(), reason))
             }
         }
+    }
+
+    fn landlock_abi(&self) -> Result<u32, ProfileError> {
+        let (layer, abi) = self.first(|raw| raw.landlock_abi.as_ref())?;
+        u32::try_from(*abi.get_ref()).ok().filter(|abi| *abi > 0).ok_or_else(|| {
+            let reason =
+                format!("{} is no ABI of Landlock: write 1 or more (landlock = false is off)", abi.get_ref());
+            layer.error(abi.span(), reason)
+        })
     }
 
     fn dangerous(&self) -> Result<Dangerous, ProfileError> {
@@ -253,12 +314,8 @@ impl<'a> Layers<'a> {
 }
 
 fn unknown(name: &str, file: &Path) -> String {
-    if PLANNED.contains(&name) {
-        format!("profile {name:?} is not in this version: use \"hosting\", or write {}", file.display())
-    } else {
-        match near(name, [BUILT_IN_NAME]).as_str() {
-            "" => format!("unknown profile {name:?}: there is no {}", file.display()),
-            near => format!("unknown profile {name:?}{near} There is no {}", file.display()),
-        }
+    match near(name, names()).as_str() {
+        "" => format!("unknown profile {name:?}: there is no {}", file.display()),
+        near => format!("unknown profile {name:?}{near} There is no {}", file.display()),
     }
 }

@@ -1,5 +1,6 @@
 //! One profile file as it is written; nothing of this leaves the profile's room.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -22,6 +23,9 @@ pub(super) struct Raw {
     pub(super) dangerous: Option<Spanned<String>>,
     pub(super) execve: Option<Spanned<String>>,
     pub(super) landlock: Option<bool>,
+    pub(super) landlock_abi: Option<Spanned<i64>>,
+    pub(super) landlock_execute: Option<Vec<Spanned<String>>>,
+    pub(super) loopback_tcp: Option<bool>,
     pub(super) no_new_privs: Option<Spanned<bool>>,
     pub(super) capabilities: Option<Vec<Spanned<String>>>,
     pub(super) close_descriptors: Option<bool>,
@@ -29,7 +33,24 @@ pub(super) struct Raw {
     pub(super) proc: Option<Spanned<String>>,
     pub(super) masked_paths: Option<Vec<Spanned<String>>>,
     pub(super) readonly_paths: Option<Vec<Spanned<String>>>,
+    pub(super) mount_flags: Option<RawMountFlags>,
+    pub(super) network: Option<RawNetwork>,
+    pub(super) sysctl: Option<BTreeMap<String, Spanned<Scalar>>>,
     pub(super) limits: Option<RawLimits>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawMountFlags {
+    pub(super) code: Option<Vec<Spanned<String>>>,
+    pub(super) writable: Option<Vec<Spanned<String>>>,
+    pub(super) tmp: Option<Vec<Spanned<String>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawNetwork {
+    pub(super) mode: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -76,17 +97,30 @@ pub(super) enum Amount {
     Word(String),
 }
 
+/// The value of a sysctl.
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "must be a whole number or a string, its name in quotes: \"kernel.shmmax\" = 4096"
+)]
+pub(super) enum Scalar {
+    Number(i64),
+    Word(String),
+}
+
 /// One file.
 pub(super) struct Layer {
     pub(super) file: PathBuf,
     pub(super) text: String,
     pub(super) raw: Raw,
+    /// Whether it is compiled in.
+    pub(super) built_in: bool,
 }
 
 impl Layer {
     pub(super) fn parse(file: PathBuf, text: String) -> Result<Self, ProfileError> {
         match toml::from_str(&text) {
-            Ok(raw) => Ok(Self { file, text, raw }),
+            Ok(raw) => Ok(Self { file, text, raw, built_in: false }),
             Err(error) => {
                 let line = line_of(&text, error.span().unwrap_or(0..0));
                 Err(ProfileError::Line { file, line, reason: reason(error.message()) })
@@ -191,7 +225,7 @@ fn reason(message: &str) -> String {
     let mut quoted = message.split('`').skip(1).step_by(2);
     match quoted.next() {
         Some(key) if message.starts_with("unknown field") => {
-            format!("unknown key \"{key}\"{}", near(key, quoted))
+            format!("unknown key {key:?}{}", near(key, quoted))
         }
         _ => message.replace('\n', " "),
     }

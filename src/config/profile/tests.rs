@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use caps::Capability;
+use proptest::prelude::*;
+use proptest::{collection, sample};
 
-use super::super::pool::ProfileRef;
+use super::super::pool::{Network, ProfileRef};
 use super::super::types::{AbsPath, Bytes};
 use super::{Namespace, Proc, Profile, hosting, load};
 
@@ -54,6 +56,7 @@ fn a_file_says_only_what_is_different() {
     expected.name = "x".into();
     expected.landlock = false;
     expected.limits.cpu = Some(0.5);
+    expected.files.insert(0, profile.files[0].clone());
     expected.limits.memory = Some(Bytes::new(1 << 30));
     assert_eq!(profile, expected);
     assert_eq!(profile.weakened(), ["landlock is off", "limits.memory is 1G, above 512M"]);
@@ -184,10 +187,6 @@ fn wrong_files_are_refused_in_one_line() {
         ),
         ("base = \"x\"", "DIR/x.toml:1: base: DIR/x.toml is its own base"),
         (
-            "\nbase = \"strict\"",
-            "DIR/x.toml:2: base: profile \"strict\" is not in this version: use \"hosting\", or write DIR/strict.toml",
-        ),
-        (
             "base = \"hostng\"",
             "DIR/x.toml:1: base: unknown profile \"hostng\": did you mean \"hosting\"? There is no DIR/hostng.toml",
         ),
@@ -202,18 +201,155 @@ fn wrong_files_are_refused_in_one_line() {
 fn missing_profiles_are_refused_by_name() {
     let directory = Path::new("/nonexistent");
     let refuse = |profile: &ProfileRef| load(profile, directory).unwrap_err().to_string();
-    for name in ["strict", "compat", "ci"] {
-        let expected = format!(
-            "profile {name:?} is not in this version: use \"hosting\", or write /nonexistent/{name}.toml"
-        );
-        assert_eq!(refuse(&named(name)), expected);
-    }
+    assert_eq!(
+        refuse(&named("strickt")),
+        "unknown profile \"strickt\": did you mean \"strict\"? There is no /nonexistent/strickt.toml"
+    );
     assert_eq!(refuse(&named("x")), "unknown profile \"x\": there is no /nonexistent/x.toml");
     let file: AbsPath = "/nonexistent/y.toml".parse().unwrap();
     assert_eq!(
         refuse(&ProfileRef::File(file)),
         "/nonexistent/y.toml: No such file or directory (os error 2)"
     );
+}
+
+#[test]
+fn the_built_in_profiles_are_what_their_names_say() {
+    let built_in = |name: &str| load(&named(name), Path::new("/nonexistent")).unwrap();
+    let [strict, compat, ci] = ["strict", "compat", "ci"].map(built_in);
+    assert_eq!(strict.weakened(), [""; 0]);
+    assert_eq!(hosting().stricter(), [""; 0]);
+    assert_eq!(
+        strict.stricter(),
+        [
+            "the seccomp filter of strict",
+            "dangerous system calls kill",
+            "nothing is executed after php-fpm",
+            "Landlock ABI 2 is demanded",
+            "no TCP on its own loopback",
+            "code is noexec",
+            "nothing in code is executed",
+            "limits.memory is 256M, below 512M",
+            "limits.tasks is 48, below 128",
+            "limits.tmp is 32M, below 64M",
+            "limits.open_files is 512, below 1024",
+        ]
+    );
+    assert_eq!(
+        compat.weakened(),
+        [
+            "seccomp is not the filter of hosting",
+            "/proc shows the machine",
+            "tmp is mounted without noexec",
+            "Landlock lets tmp be executed",
+            "limits.memory is 1G, above 512M",
+            "limits.tasks is 256, above 128",
+            "limits.tmp is 256M, above 64M",
+            "limits.open_files is 4096, above 1024",
+        ]
+    );
+    assert_eq!(ci.stricter(), ["dangerous system calls kill", "Landlock ABI 2 is demanded"]);
+    assert!(ci.weakened().iter().all(|line| line.starts_with("limits.")), "{:?}", ci.weakened());
+    for profile in [&strict, &compat, &ci] {
+        assert!(profile.landlock && profile.no_new_privs && profile.close_descriptors);
+        assert!(profile.seccomp.is_some() && profile.capabilities.is_empty());
+        assert_eq!((profile.network, profile.namespaces.len()), (Network::None, 7));
+        assert_eq!(profile.files.last().unwrap().0, Path::new("(built in)/hosting.toml"));
+    }
+}
+
+#[test]
+fn every_weakening_of_compat_has_its_reason_above_it() {
+    let text = include_str!("../../../profiles/compat.toml");
+    let body = text.split_once("base = \"hosting\"").unwrap().1;
+    for block in body.split("\n\n").map(str::trim).filter(|block| !block.is_empty()) {
+        let told = block.starts_with('#') || block.starts_with("[mount_flags]");
+        assert!(told, "no reason above:\n{block}");
+    }
+}
+
+#[test]
+fn a_file_of_a_built_in_name_builds_on_the_built_in_unless_it_says_another() {
+    let over = read(&[("strict.toml", "[limits]\ntasks = 9")]).unwrap();
+    assert_eq!((over.limits.tasks, over.landlock_abi, over.loopback_tcp), (Some(9), 2, false));
+    let explicit = read(&[("strict.toml", "base = \"strict\"\n[limits]\ntasks = 9")]).unwrap();
+    assert_eq!((explicit.limits, explicit.landlock_abi), (over.limits.clone(), 2));
+    let other = read(&[("strict.toml", "base = \"hosting\"\n[limits]\ntasks = 9")]).unwrap();
+    assert_eq!((other.landlock_abi, other.loopback_tcp), (1, true));
+    // ci is on top of the built-in strict, not of the machine's; a file of one's own is on the machine's.
+    let files = [("strict.toml", "[limits]\nopen_files = 99"), ("x.toml", "base = \"strict\"")];
+    let ci = read(&[("ci.toml", ""), files[0]]).unwrap();
+    assert_eq!(ci.limits.open_files, Some(4096));
+    let own = read(&[files[1], files[0]]).unwrap();
+    assert_eq!(own.limits.open_files, Some(99));
+    let names: Vec<_> =
+        own.files.iter().map(|(file, _)| file.file_name().unwrap().to_str().unwrap()).collect();
+    assert_eq!(names, ["x.toml", "strict.toml", "strict.toml", "hosting.toml"]);
+}
+
+#[test]
+fn loops_are_refused_where_they_close() {
+    let two = read(&[("a.toml", "base = \"b\""), ("b.toml", "\nbase = \"a\"")]).unwrap_err();
+    assert_eq!(two, "DIR/b.toml:2: base: DIR/a.toml is its own base");
+    let by_path = read(&[("a.toml", "base = \"b\""), ("b.toml", "base = \"DIR/a.toml\"")]).unwrap_err();
+    assert_eq!(by_path, "DIR/b.toml:1: base: DIR/a.toml is its own base");
+    // Through a built-in's name there is a way out: the built-in itself.
+    let through = read(&[("hosting.toml", "base = \"x\""), ("x.toml", "proc = \"full\"")]).unwrap();
+    assert_eq!(through.proc, Proc::Full);
+}
+
+#[test]
+fn new_walls_are_read_compared_and_refused_in_one_line() {
+    let profile = read(&[(
+        "x.toml",
+        "landlock_execute = [\"code\", \"writable\", \"tmp\"]\n[mount_flags]\ncode = []\nwritable = [\"nosuid\"]\n\
+         [network]\nmode = \"host\"\n[sysctl]\n\"kernel.shmmax\" = 4096\n\"fs.mqueue.msg_max\" = \"5\"",
+    )])
+    .unwrap();
+    assert_eq!(profile.sysctl["kernel.shmmax"], "4096");
+    assert_eq!(profile.sysctl["fs.mqueue.msg_max"], "5");
+    assert_eq!(
+        profile.weakened(),
+        [
+            "code is mounted without ro",
+            "code is mounted without nosuid",
+            "code is mounted without nodev",
+            "writable is mounted without nodev",
+            "writable is mounted without noexec",
+            "Landlock lets writable be executed",
+            "Landlock lets tmp be executed",
+            "network.mode is \"host\" by default",
+        ]
+    );
+    let rows = [
+        ("landlock_abi = 0", "1: 0 is no ABI of Landlock: write 1 or more (landlock = false is off)"),
+        ("landlock_execute = [\"temp\"]", "1: \"temp\" is no kind of mount: did you mean \"tmp\"?"),
+        ("[mount_flags]\ntmp = [\"noexek\"]", "2: \"noexek\" is no mount flag: did you mean \"noexec\"?"),
+        ("[mount_flags]\ntmp = [\"ro\"]", "2: \"ro\" is for code: the others are there to be written in"),
+        ("[network]\nmode = \"some\"", ""),
+        (
+            "[sysctl]\n\"vm.overcommit_memory\" = 1",
+            "2: sysctl \"vm.overcommit_memory\": is the whole machine's: only kernel.shm*, kernel.msg*, kernel.sem, fs.mqueue.* and net.* are a pool's own",
+        ),
+        (
+            "[sysctl]\n\"kernel.core_pattern\" = \"|/x\"",
+            "2: sysctl \"kernel.core_pattern\": is the whole machine's",
+        ),
+        ("[sysctl]\n\"net/../kernel\" = 1", "2: sysctl \"net/../kernel\": is no name of sysctl(8)"),
+        ("[sysctl]\n\"net..x\" = 1", "2: sysctl \"net..x\": is no name of sysctl(8)"),
+        (
+            "[sysctl]\n\"net.core.somaxconn\" = \"\"",
+            "2: sysctl \"net.core.somaxconn\": must be one line of text, or a number",
+        ),
+        (
+            "share = [\"ipc\"]\n[sysctl]\n\"kernel.sem\" = \"1 2 3 4\"",
+            "3: sysctl \"kernel.sem\": the ipc namespace is shared, and the setting would be the host's",
+        ),
+    ];
+    for (text, expected) in rows {
+        let line = refused(text);
+        assert!(line.starts_with(&format!("DIR/x.toml:{expected}")), "{line}");
+    }
 }
 
 #[test]
@@ -230,4 +366,51 @@ fn limits_of_one_process_and_of_devices_are_a_profiles_too() {
     assert_eq!(profile.weakened(), weaker);
     let error = read(&[("x.toml", "[[limits.io_max]]\npath = \"/srv\"\n")]).unwrap_err();
     assert!(error.ends_with(":2: io_max limits nothing: write rbps, wbps, riops or wiops"), "{error}");
+}
+
+/// Text that looks more like a profile than noise does.
+fn toml_like() -> impl Strategy<Value = String> {
+    let key = sample::select(vec![
+        "base",
+        "seccomp",
+        "dangerous",
+        "execve",
+        "landlock",
+        "landlock_abi",
+        "landlock_execute",
+        "share",
+        "proc",
+        "capabilities",
+        "code",
+        "tmp",
+        "mode",
+        "memory",
+        "tasks",
+        "\"net.a\"",
+        "\"kernel.sem\"",
+        "\"a\\nb\"",
+    ]);
+    let value = prop_oneof![
+        Just("\"hosting\"".to_owned()),
+        Just("[\"tmp\", \"noexec\", \"ipc\"]".to_owned()),
+        any::<i64>().prop_map(|number| number.to_string()),
+        any::<bool>().prop_map(|on| on.to_string()),
+        any::<String>().prop_map(|text| format!("{text:?}")),
+    ];
+    let table = sample::select(vec!["mount_flags", "network", "sysctl", "limits", "other"]);
+    let line = prop_oneof![
+        4 => (key, value).prop_map(|(key, value)| format!("{key} = {value}\n")),
+        1 => table.prop_map(|table| format!("[{table}]\n")),
+    ];
+    collection::vec(line, 0..6).prop_map(|lines| lines.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+    #[test]
+    fn any_text_is_a_profile_or_one_line(text in prop_oneof![3 => toml_like(), 1 => any::<String>()]) {
+        if let Err(line) = read(&[("x.toml", &text)]) {
+            prop_assert!(!line.contains(char::is_control), "{line:?}");
+        }
+    }
 }

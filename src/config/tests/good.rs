@@ -31,7 +31,7 @@ fn the_smallest_pool_has_safe_defaults() {
     assert_eq!(pool.mounts, []);
     assert_eq!((pool.idle.freeze, pool.idle.stop), (seconds(30), seconds(600)));
     assert_eq!(pool.limits, Default::default());
-    assert_eq!(pool.network, Network::None);
+    assert_eq!(pool.network, None);
     assert_eq!((pool.fpm, pool.php), Default::default());
     assert_eq!(pool.start.timeout, Duration::from_secs(10));
     assert_eq!(pool.start.on_failure, OnFailure::Answer503);
@@ -133,7 +133,7 @@ on_failure = "hold"
     assert_eq!((pool.idle.freeze, pool.idle.stop), (Patience::Never, seconds(90)));
     assert_eq!(pool.limits.memory, Some(Bytes::new(256 << 20)));
     assert_eq!((pool.limits.swap, pool.limits.cpu), (Some(Bytes::new(0)), Some(1.0)));
-    assert_eq!(pool.network, Network::Host);
+    assert_eq!(pool.network, Some(Network::Host));
     let directives: Vec<(&str, &str)> =
         pool.fpm.directives.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     assert_eq!(
@@ -206,17 +206,18 @@ env.A = "own"
     assert_eq!((pool.fpm.directives["pm.max_children"].as_str(), pool.fpm.access_log), ("2", false));
     assert_eq!((pool.fpm.env["A"].as_str(), pool.fpm.env["B"].as_str()), ("own", "below"));
     assert_eq!(pool.php.extensions, Some(vec!["gd".into()]));
-    assert_eq!((pool.network, pool.start.timeout), (Network::Host, Duration::from_secs(1)));
+    assert_eq!((pool.network, pool.start.timeout), (Some(Network::Host), Duration::from_secs(1)));
 }
 
 #[test]
 fn howdah_toml() {
-    let text = "[serve]\nruntime_dir = \"/r\"\nstate_dir = \"/s\"\ndrain = \"5s\"\nparallel_starts = 3\ncgroup = \"/c\"\n";
+    let text = "[serve]\nruntime_dir = \"/r\"\nstate_dir = \"/s\"\nprofile_dir = \"/d\"\ndrain = \"5s\"\nparallel_starts = 3\ncgroup = \"/c\"\n";
     let (serve, _) = load::parse_serve(text, Path::new("/h.toml"), &accounts()).unwrap();
     let path = |text: &str| Some(text.parse().unwrap());
     let expected = ServeConfig {
         runtime_dir: path("/r"),
         state_dir: path("/s"),
+        profile_dir: path("/d"),
         drain: Duration::from_secs(5),
         parallel_starts: Some(3),
         cgroup: path("/c"),

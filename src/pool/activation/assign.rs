@@ -163,7 +163,7 @@ mod tests {
     use super::super::error::Passed;
     use super::*;
     use crate::config::pool::{
-        Engine, Fpm, Idle, ImageRef, Limits, Network, OnFailure, Php, ProfileRef, Socket, Start,
+        Engine, Fpm, Idle, ImageRef, Limits, OnFailure, Php, ProfileRef, Socket, Start,
     };
     use crate::config::types::{Account, Mode, Patience};
 
@@ -180,7 +180,7 @@ mod tests {
             mounts: Vec::new(),
             idle: Idle { freeze: Patience::Never, stop: Patience::Never },
             limits: Limits::default(),
-            network: Network::None,
+            network: None,
             fpm: Fpm::default(),
             php: Php::default(),
             start: Start { timeout: Duration::from_secs(10), on_failure: OnFailure::Answer503 },

@@ -24,7 +24,7 @@ use super::error::{ActivationError, errno};
 use super::listener::{Identity, Listener, Origin, unlink_if};
 use crate::config::pool::Socket;
 use crate::config::types::Listen;
-use crate::sys;
+use crate::{paths, sys};
 
 /// Binds `listen` and listens: close-on-exec, blocking.
 ///
@@ -80,6 +80,7 @@ fn bind_tcp(listen: &Listen, address: SocketAddr, backlog: u32) -> Result<Listen
 }
 
 fn bind_unix(listen: &Listen, path: &Path, socket: &Socket) -> Result<Listener, ActivationError> {
+    refuse_diversion(listen, path)?;
     let fd = like(listen)?;
     // bind(2) gives the file the mode of the socket's own inode, less the
     // umask. Nobody but root can connect until the last chmod.
@@ -96,6 +97,27 @@ fn bind_unix(listen: &Listen, path: &Path, socket: &Socket) -> Result<Listener, 
         return Err(error);
     }
     Ok(Listener::new(listen.clone(), Origin::Own, Some(file), fd))
+}
+
+/// bind(2) knows paths only: as root it would make its file wherever a tenant has put a symlink in the
+/// place of a directory, between any look at it and the call. So nobody but root may be able to.
+fn refuse_diversion(listen: &Listen, path: &Path) -> Result<(), ActivationError> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    if !nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    match paths::who_could_divert(directory) {
+        Ok(Some((diverting, owner))) => {
+            let advice = format!(
+                "{} is uid {owner}'s or open to others, who could lead root elsewhere: \
+                 choose a path of which all directories but the last are root's",
+                diverting.display()
+            );
+            Err(ActivationError::step("bind", listen, Errno::EACCES).advise(advice))
+        }
+        // What is wrong with the path bind will say.
+        Ok(None) | Err(_) => Ok(()),
+    }
 }
 
 /// bind(2), and once each what can be put right when it fails.

@@ -143,7 +143,8 @@ impl Drop for Question {
 
 /// Root directory and spec of the sandbox: the pool's, without what is its own.
 fn make_sandbox(image: &Image, pool: &Pool, profile: &Profile, scratch: &Path) -> Result<Spec, PrepareError> {
-    let bare = Pool { mounts: Vec::new(), network: Network::None, limits: Limits::default(), ..pool.clone() };
+    let bare =
+        Pool { mounts: Vec::new(), network: Some(Network::None), limits: Limits::default(), ..pool.clone() };
     let rootfs = scratch.join("rootfs");
     let layout = image.layout(&[], &[PathBuf::from("/etc/php")])?;
     let spec = spec::build(&spec::Input {

@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 
 use super::Supervisor;
 use super::limits::LIMIT_FLAGS;
-use super::reports::tell_lines;
+use super::reports::{confess, tell_lines};
 use super::tokens::Token;
 use crate::journal::Level;
 use crate::pool::machine::{Action, Event, State};
@@ -185,9 +187,10 @@ impl Supervisor {
         self.count_limits(index);
         let Some(slot) = &mut self.slots[index] else { return };
         slot.vigil.rearm = None;
-        let Some(mut generation) = slot.generation.take() else { return };
         // What is still held is of a start that failed: its reason has been told.
-        tell_lines(&slot.pool, &mut generation, Level::Debug);
+        tell_lines(slot, Level::Debug);
+        confess(slot, true);
+        let Some(generation) = slot.generation.take() else { return };
         generation.process.kill();
         for fd in [generation.process.status.as_fd(), generation.process.pidfd.as_fd(), generation.log()] {
             let _ = self.epoll.delete(fd);
@@ -195,8 +198,10 @@ impl Supervisor {
         for file in &generation.limit_files {
             let _ = self.epoll.delete(file);
         }
-        // It may be on its way still, if the launch failed.
-        let _ = nix::sys::wait::waitpid(generation.process.pid, None);
+        // It may be on its way still, if the launch failed; or wait for a disk, for as long as that takes.
+        if !(0..20).any(|round| is_reaped(generation.process.pid, round)) {
+            self.dying.push(generation.process.pid);
+        }
         if let Some(cgroup) = generation.freezer.cgroup() {
             // Its last processes are reaped by process 1's end; the kernel may need a moment more.
             for _ in 0..20 {
@@ -304,6 +309,11 @@ impl Supervisor {
         }
     }
 
+    /// Reaps what was killed and could not end at once.
+    pub(super) fn reap_dying(&mut self) {
+        self.dying.retain(|pid| !is_reaped(*pid, 0));
+    }
+
     /// Watches the pools again that found no room, if there is some now.
     pub(super) fn make_room(&mut self) {
         if self.crowded.is_empty() || self.refused.iter().flatten().count() >= MOST_REFUSED {
@@ -332,4 +342,12 @@ impl Supervisor {
             }
         }
     }
+}
+
+/// Whether a child is gone, or nobody's child of ours any more; waits a moment before every try but the first.
+fn is_reaped(pid: Pid, round: u32) -> bool {
+    if round > 0 {
+        std::thread::sleep(FREEZE_ASK);
+    }
+    !matches!(waitpid(pid, Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::StillAlive))
 }

@@ -25,6 +25,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
 
 use self::audit::Ear;
 pub use self::reports::listening;
@@ -72,6 +73,10 @@ pub struct Supervisor {
     queue: VecDeque<usize>,
     /// Pools that are freezing.
     freezing: Vec<usize>,
+    /// Pools that say more than is kept, and when their logs are read again.
+    hushed: Vec<(Instant, usize)>,
+    /// Killed, and not ended yet.
+    dying: Vec<Pid>,
     refused: Vec<Option<Refused>>,
     /// Pools with connections for which there was no room among the refused.
     crowded: Vec<usize>,
@@ -121,6 +126,8 @@ impl Supervisor {
             events: VecDeque::new(),
             queue: VecDeque::new(),
             freezing: Vec::new(),
+            hushed: Vec::new(),
+            dying: Vec::new(),
             refused: Vec::new(),
             crowded: Vec::new(),
             workshop: Workshop::default(),
@@ -212,6 +219,10 @@ impl Supervisor {
         let mut next = self.clock.first().map(|(when, _)| *when);
         let mut sooner = |when: Instant| next = Some(next.map_or(when, |next| next.min(when)));
         self.refused.iter().flatten().for_each(|one| sooner(one.until));
+        self.hushed.iter().for_each(|(when, _)| sooner(*when));
+        if journal::is_behind() {
+            sooner(Instant::now() + Duration::from_millis(20));
+        }
         self.ear.paused.into_iter().for_each(&mut sooner);
         self.limit_clock.first().into_iter().for_each(|(when, _)| sooner(*when));
         if !self.freezing.is_empty() {

@@ -1,17 +1,16 @@
 //! What the journal is told of a pool: that it started and how long each step
 //! took, why it did not, and what its php-fpm says. It decides nothing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::Supervisor;
-use crate::config::pool::Pool;
 use crate::fpm::log::Kind;
 use crate::journal::{self, Level, Origin};
 use crate::pool::events;
-use crate::pool::generation::Generation;
 use crate::pool::limits::{Effect, Reason, Witness};
+use crate::pool::slot::Slot;
 
 impl Supervisor {
     pub(super) fn report_started(&mut self, index: usize) {
@@ -19,7 +18,8 @@ impl Supervisor {
         let Some(generation) = &mut slot.generation else { return };
         let took = generation.began.elapsed();
         generation.serves = true;
-        tell_lines(&slot.pool, generation, Level::Error);
+        tell_lines(slot, Level::Error);
+        let Some(generation) = &mut slot.generation else { return };
         let phases = &mut generation.phases;
         let before = phases.cgroup + phases.plan + phases.clone + phases.walls + phases.ready;
         phases.accepted = took.saturating_sub(before);
@@ -108,10 +108,15 @@ pub fn listening(pools: usize) -> String {
     if pools == 1 { "1 pool listens".to_owned() } else { format!("{pools} pools listen") }
 }
 
-/// Tells what a generation has said; each line is at most as important as `most`.
-pub(super) fn tell_lines(pool: &Pool, generation: &mut Generation, most: Level) {
-    let origin = Origin { pool: Some(pool.name.as_str()), generation: Some(generation.number) };
+/// Tells what a generation has said, as far as the pool's budget goes; each line is at most as important as `most`.
+pub(super) fn tell_lines(slot: &mut Slot, most: Level) {
+    let Some(generation) = &mut slot.generation else { return };
+    let (pool, now) = (slot.pool.name.as_str(), Instant::now());
+    let origin = Origin { pool: Some(pool), generation: Some(generation.number) };
     for line in std::mem::take(&mut generation.held) {
+        if !slot.budget.allows(line.text.len(), now) {
+            continue;
+        }
         let (level, who) = match line.kind {
             Kind::Ready | Kind::Notice => (Level::Debug, "php-fpm"),
             Kind::Warning => (Level::Warning, "php-fpm"),
@@ -121,5 +126,15 @@ pub(super) fn tell_lines(pool: &Pool, generation: &mut Generation, most: Level) 
             Kind::Slow => (Level::Notice, "slow"),
         };
         journal::line(level.max(most), origin, &format!("{who}: {}", line.text));
+    }
+    confess(slot, false);
+}
+
+/// Tells how many lines were left out, when it is time to.
+pub(super) fn confess(slot: &mut Slot, ended: bool) {
+    let origin = Origin { pool: Some(slot.pool.name.as_str()), generation: None };
+    if let Some(count) = slot.budget.confess(ended, Instant::now()) {
+        let text = format!("{count} lines of this pool left out: it writes faster than they are kept");
+        journal::line(Level::Warning, origin, &text);
     }
 }

@@ -3,12 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use nix::sys::epoll::EpollFlags;
+use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::Supervisor;
-use super::reports::tell_lines;
+use super::reports::{confess, tell_lines};
 use super::tokens::Token;
 use crate::fpm::log::Kind;
 use crate::journal::{self, Level, Origin};
@@ -18,6 +18,8 @@ use crate::pool::machine::{After, Event, State};
 use crate::pool::slot::{Slot, Watch};
 use crate::sandbox::Outcome;
 
+/// How long a log that says too much is not read.
+const HUSH: Duration = Duration::from_millis(50);
 /// Bytes of lines that are held back while a generation starts.
 const MOST_HELD: usize = 1 << 20;
 
@@ -193,15 +195,50 @@ impl Supervisor {
         if generation.serves
             || generation.held.iter().map(|line| line.text.len() + 64).sum::<usize>() > MOST_HELD
         {
-            tell_lines(&slot.pool, generation, Level::Error);
+            tell_lines(slot, Level::Error);
+        }
+        if slot.budget.is_behind() {
+            self.hush(index);
         }
         if ready && starting {
-            let phases = &mut generation.phases;
-            let before = phases.cgroup + phases.plan + phases.clone + phases.walls;
-            phases.ready = generation.began.elapsed().saturating_sub(before);
+            if let Some(generation) = self.slots[index].as_mut().and_then(|slot| slot.generation.as_mut()) {
+                let phases = &mut generation.phases;
+                let before = phases.cgroup + phases.plan + phases.clone + phases.walls;
+                phases.ready = generation.began.elapsed().saturating_sub(before);
+            }
             self.events.push_back((index, Event::Ready));
         }
         self.hear_limits(index, &said);
+    }
+
+    /// Does not read the log of a pool for a moment that says more than is kept: its writers wait for the
+    /// pipe meanwhile, and howdah has time for others.
+    fn hush(&mut self, index: usize) {
+        let Some(generation) = self.slots[index].as_ref().and_then(|slot| slot.generation.as_ref()) else {
+            return;
+        };
+        let _ = self.epoll.delete(generation.log());
+        if !self.hushed.iter().any(|(_, hushed)| *hushed == index) {
+            self.hushed.push((Instant::now() + HUSH, index));
+        }
+    }
+
+    /// Reads the logs again whose moment is over, and tells of what was left out.
+    fn hear_hushed(&mut self, now: Instant) {
+        let (due, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.hushed).into_iter().partition(|(when, _)| *when <= now);
+        self.hushed = later;
+        for (_, index) in due {
+            let Some(slot) = &mut self.slots[index] else { continue };
+            if let Some(generation) = &slot.generation {
+                let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Log(index).pack());
+                let _ = self.epoll.add(generation.log(), event);
+            }
+            confess(slot, false);
+            if slot.budget.is_behind() {
+                self.hushed.push((now + HUSH, index));
+            }
+        }
     }
 
     fn on_end(&mut self, index: usize) {
@@ -242,6 +279,9 @@ impl Supervisor {
             self.settle();
         }
         self.on_limit_time(now);
+        self.hear_hushed(now);
+        self.reap_dying();
+        journal::flush();
         for index in std::mem::take(&mut self.freezing) {
             self.ask_frozen(index, 1);
         }
