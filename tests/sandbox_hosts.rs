@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rig::{HOWDAH, OTHER, Rig, TENANT};
+use rig::{OTHER, Rig, TENANT};
 
 /// Words that start serve as [`TENANT`], without any right of root's.
 const ROOTLESS: [&str; 8] = [
@@ -40,7 +40,7 @@ fn serve_rootless_in(rig: &mut Rig, groups: &str) {
     // The build's directory may be closed to others.
     let copy = rig.path("howdah");
     if !copy.exists() {
-        fs::copy(HOWDAH, &copy).unwrap();
+        rig::copy_howdah(&copy);
     }
     let exchange = format!("shift; exec {} \"$@\"", copy.display());
     let words: Vec<&str> = ROOTLESS[..6]
