@@ -219,7 +219,7 @@ fn a_limit_whose_controller_is_missing_is_an_error_only_where_it_is_asked_for() 
 #[test]
 fn it_works_the_same_with_cgroup_v2_alone_at_sys_fs_cgroup() {
     let mut rig = Rig::new();
-    rig.inside("blog", TENANT, "[idle]\nstop = \"100ms\"");
+    rig.inside("blog", TENANT, "[idle]\nstop = \"1s\"");
     let script = "mount -t cgroup2 none /sys/fs/cgroup && exec \"$@\"";
     rig.serve_under(&["unshare", "--mount", "sh", "-c", script, "sh"], &[]);
     for life in 1..=2 {
