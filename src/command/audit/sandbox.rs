@@ -217,7 +217,12 @@ fn talk(stop: &Stop, running: &mut Running, last: &str) -> Result<Vec<String>, F
     let until = Instant::now() + PATIENCE;
     let mut lines: Vec<String> = Vec::new();
     loop {
-        stop.wait(running.0.log(), until)?;
+        let generation = &mut running.0;
+        let gate = generation.process.gate.as_ref().map(AsFd::as_fd);
+        let both: Vec<_> = gate.into_iter().chain([generation.log()]).collect();
+        stop.wait(&both, until)?;
+        // Under execve = "once" the probe's own execve(2) waits for our word.
+        generation.process.serve().map_err(|error| Failure::new(LAUNCH, error))?;
         let goes_on = running.0.read_log(|line| lines.push(line.text));
         if lines.iter().any(|line| line == last) {
             return Ok(lines);
