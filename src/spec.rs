@@ -13,6 +13,7 @@ use oci_spec::runtime::{
     UserBuilder,
 };
 
+use crate::config::network::Ports;
 use crate::config::pool::{Access, Limits, Network, Pool};
 use crate::config::profile::{MountFlag, MountKind, Namespace, Proc, Profile};
 use crate::config::types::Bytes;
@@ -63,6 +64,8 @@ pub struct Input<'a> {
     pub rootfs: &'a Path,
     /// Directories of its own that outlive a generation: the host's path and the path inside.
     pub state: &'a [(PathBuf, PathBuf)],
+    /// Directories of services' sockets, at the same path inside.
+    pub services: &'a [&'a Path],
     /// The lines of io.max: "254:0 rbps=1048576".
     pub io_max: &'a [String],
     /// The program, its path first.
@@ -128,12 +131,16 @@ fn landlock(input: &Input<'_>) -> Vec<(&'static str, String)> {
     }
     let mut rules = vec![
         (LANDLOCK, on_off(true)),
-        (LANDLOCK_ABI, profile.landlock_abi.to_string()),
+        (LANDLOCK_ABI, least_abi(pool, profile).to_string()),
         (LANDLOCK_EXECUTE, list(&execute)),
         (LANDLOCK_WRITE, list(&write)),
     ];
-    if network(pool, profile) == Network::None && !profile.loopback_tcp {
-        rules.extend([(LANDLOCK_TCP_BIND, list(&[])), (LANDLOCK_TCP_CONNECT, list(&[]))]);
+    let mut ports = network(pool, profile).ports();
+    if *network(pool, profile) == Network::None && !profile.loopback_tcp {
+        ports = Ports { connect: Some(Vec::new()), bind: Some(Vec::new()) };
+    }
+    for (key, ports) in [(LANDLOCK_TCP_BIND, ports.bind), (LANDLOCK_TCP_CONNECT, ports.connect)] {
+        rules.extend(ports.map(|ports| (key, serde_json::to_string(&ports).unwrap_or_default())));
     }
     rules
 }
@@ -144,9 +151,20 @@ fn targets(pool: &Pool, access: Access) -> impl Iterator<Item = String> + '_ {
     mounts.map(|mount| mount.target.to_string())
 }
 
+/// The least ABI of Landlock: the profile's, and what the pool's ports need.
+pub fn least_abi(pool: &Pool, profile: &Profile) -> u32 {
+    match network(pool, profile) {
+        Network::Host(ports) if *ports != Ports::default() => profile.landlock_abi.max(ABI_OF_PORTS),
+        _ => profile.landlock_abi,
+    }
+}
+
+/// Landlock knows of TCP ports from here on.
+pub const ABI_OF_PORTS: u32 = 4;
+
 /// The network of a pool: its file's word, or its profile's.
-pub fn network(pool: &Pool, profile: &Profile) -> Network {
-    pool.network.unwrap_or(profile.network)
+pub fn network<'a>(pool: &'a Pool, profile: &'a Profile) -> &'a Network {
+    pool.network.as_ref().unwrap_or(&profile.network)
 }
 
 /// The tmpfs of every sandbox, and their modes.
@@ -187,6 +205,9 @@ fn mounts(input: &Input<'_>) -> Result<(Vec<Mount>, usize), OciSpecError> {
     let bound = |flags: Vec<&'static str>| [vec!["rbind"], flags].concat();
     for (source, target) in input.state {
         mounts.push(mount("bind", source, target, &bound(flags(&of_profile.writable)))?);
+    }
+    for directory in input.services {
+        mounts.push(mount("bind", directory, directory, &["rbind", "ro", "nosuid", "nodev", "noexec"])?);
     }
     for asked in &pool.mounts {
         let options = bound(flags(match asked.access {
@@ -320,7 +341,7 @@ fn identity(id: u32) -> Result<LinuxIdMapping, OciSpecError> {
 }
 
 fn namespaces(pool: &Pool, profile: &Profile) -> Result<Vec<LinuxNamespace>, OciSpecError> {
-    let shared = network(pool, profile) == Network::Host;
+    let shared = matches!(network(pool, profile), Network::Host(_));
     let wanted = profile.namespaces.iter().filter(|kind| !(shared && **kind == Namespace::Network));
     wanted
         .map(|kind| {

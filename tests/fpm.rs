@@ -66,6 +66,7 @@ fn pool(listen: &[&str]) -> Pool {
         idle: Idle { freeze: Patience::Never, stop: Patience::Never },
         limits: Limits::default(),
         network: None,
+        sockets: Vec::new(),
         fpm: Fpm::default(),
         php: Php { value: BTreeMap::from(state), ..Php::default() },
         start: Start { timeout: PATIENCE, on_failure: OnFailure::Answer503 },

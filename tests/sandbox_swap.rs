@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use howdah::config::network::Network;
 use howdah::config::pool::Pool;
 use howdah::config::{Defaults, HostAccounts, load_pools, profile};
 use howdah::image::{Image, Owner, write_etc};
@@ -135,6 +136,7 @@ fn start(pool: &Pool, place: &Path, number: usize) -> Result<String, String> {
         image: &image.root,
         layout: &layout,
         rootfs: &rootfs,
+        services: &[],
         state: &[],
         io_max: &[],
         args: ["/bin/dash", "-c", LOOK].map(str::to_owned).to_vec(),
@@ -143,7 +145,8 @@ fn start(pool: &Pool, place: &Path, number: usize) -> Result<String, String> {
     .map_err(|e| told(&e))?;
     let _ = fs::remove_dir_all(&rootfs);
     fs::create_dir(&rootfs).unwrap();
-    let owner = Owner { name: "www-data", uid: TENANT.0, gid: TENANT.1, hostname: "blog" };
+    let owner =
+        Owner { name: "www-data", uid: TENANT.0, gid: TENANT.1, hostname: "blog", network: &Network::None };
     write_etc(&rootfs, &owner, &[], TENANT.1).map_err(|(path, e)| format!("{}: {e}", path.display()))?;
     layout.make_links(&rootfs).map_err(|(path, e)| format!("{}: {e}", path.display()))?;
     mounts::make_mount_points(&rootfs, spec.mounts().as_deref().unwrap_or_default())

@@ -7,14 +7,18 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::host::Host;
-use super::{CONFIGURATION, Failure, KERNEL, Scratch, become_rootless, places};
+use super::{CONFIGURATION, Failure, KERNEL, Scratch, become_rootless, is_root, places};
 use crate::cli::Check;
+use crate::config::network::{Network, Ports};
 use crate::config::pool::Pool;
+use crate::config::profile::Profile;
 use crate::config::settings::{Setting, settings};
 use crate::config::{HostAccounts, check_host, load_pools, load_serve};
 use crate::journal::{self, Level, Origin};
+use crate::pool::outbound::{self, OutboundError};
 use crate::pool::prepare::{Blueprint, Places, PrepareError, Prepared, Workshop};
 use crate::sandbox::landlock;
+use crate::sandbox::seccomp::{self, Allowed};
 use crate::spec;
 
 /// One pool file that can be read.
@@ -39,6 +43,10 @@ struct Told {
     landlock_abi_demanded: u32,
     /// Every key with its value, and the line that says so.
     settings: Vec<Setting>,
+    /// What the seccomp filter lets through; `null`: no filter, or one that lists what it refuses.
+    system_calls: Option<Allowed>,
+    /// "once": after php-fpm no program is executed.
+    execve: String,
     /// cgroup v2 files and values, the profile's defaults among them.
     limits: Vec<(String, String)>,
     /// Those of them whose controller this host does not have.
@@ -117,7 +125,13 @@ fn explained(pool: &Pool, prepared: Option<&Prepared>, howdah: Option<&Path>, mu
     told.profile = profile.name.to_string();
     told.weakened = profile.weakened();
     told.stricter = profile.stricter();
-    told.network = spec::network(pool, profile).as_str().to_owned();
+    told.network = spec::network(pool, profile).to_string();
+    told.notices.extend(network_notices(spec::network(pool, profile), profile.landlock));
+    if let Network::Outbound(outbound) = spec::network(pool, profile) {
+        let programs =
+            if is_root() { outbound::programs(outbound).map(drop) } else { Err(OutboundError::NotRoot) };
+        told.errors.extend(programs.err().map(|error| format!("{}: {error}", pool.file.display())));
+    }
     if profile.landlock {
         told.landlock_abi = landlock::abi_in_force();
         told.landlock_abi_demanded = profile.landlock_abi;
@@ -128,6 +142,25 @@ fn explained(pool: &Pool, prepared: Option<&Prepared>, howdah: Option<&Path>, mu
     }
     told
 }
+
+/// What the mode leaves open that its reader may not expect.
+fn network_notices(network: &Network, landlock: bool) -> Vec<String> {
+    let Network::Host(ports) = network else { return Vec::new() };
+    let mut notices = Vec::new();
+    if !landlock || landlock::abi_in_force() < ABI_OF_SCOPES {
+        notices.push(
+            "the host's abstract unix sockets are within reach: Landlock holds them from ABI 6 (Linux 6.12) on"
+                .to_owned(),
+        );
+    }
+    if *ports != Ports::default() {
+        notices.push("network.connect and network.bind hold TCP: UDP is not held".to_owned());
+    }
+    notices
+}
+
+/// Landlock's scope of abstract sockets (landlock(7)).
+const ABI_OF_SCOPES: u32 = 6;
 
 fn tell(
     pool: &Pool,
@@ -175,6 +208,8 @@ fn tell(
         user: pool.user.name.to_string(),
         image: pool.image.to_string(),
         php: blueprint.as_ref().map(|prepared| version(prepared.version)),
+        system_calls: blueprint.as_ref().and_then(|one| system_calls(&one.profile)),
+        execve: blueprint.as_ref().map(|one| one.profile.execve.as_str().to_owned()).unwrap_or_default(),
         limits,
         limits_not_in_force: missing,
         notices: blueprint.as_ref().map(|prepared| prepared.notices.clone()).unwrap_or_default(),
@@ -183,6 +218,11 @@ fn tell(
         ..Told::default()
     };
     (blueprint, told)
+}
+
+/// What the profile's filter lets through, where it lists that.
+fn system_calls(profile: &Profile) -> Option<Allowed> {
+    profile.filter().and_then(|filter| seccomp::allowed(&filter).ok().flatten())
 }
 
 /// Used by `spec` too: the container of one pool file on paper, or why there is none.

@@ -91,6 +91,7 @@ fn to_json(entry: &Entry, record: &Record) -> Value {
         "last_start_ms": record.last_start_ms,
         "last_start_steps_ms": record.last_start_steps_ms,
         "last_error": record.last_error,
+        "network": record.network,
         "weakened": record.weakened,
         "stricter": record.stricter,
         "landlock_abi": record.landlock_abi,

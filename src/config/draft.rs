@@ -11,9 +11,10 @@ use super::accounts::Accounts;
 use super::amounts::{Idleness, Wait};
 use super::error::ConfigError;
 use super::explain::Source;
+use super::net::NetworkDraft;
 use super::php::{fpm, php};
-use super::pool::{Access, Engine, Fpm, ImageRef, IoMax, Limits, Mount, Network, OnFailure, Php, ProfileRef};
-use super::raw::{RawIdle, RawIoMax, RawLimits, RawMount, RawNetwork, RawPool, RawSocket, RawStart};
+use super::pool::{Access, Engine, Fpm, ImageRef, IoMax, Limits, Mount, OnFailure, Php, ProfileRef};
+use super::raw::{RawIdle, RawIoMax, RawLimits, RawMount, RawPool, RawSocket, RawStart};
 use super::shapes::{Addresses, Table};
 use super::types::{AbsPath, Account, Listen, Mode, Patience};
 use super::who::{group_id, owner_id, pool_user};
@@ -42,7 +43,7 @@ pub(super) struct Draft {
     pub(super) freeze: Option<Patience>,
     pub(super) stop: Option<Patience>,
     pub(super) limits: Limits,
-    pub(super) network: Option<Network>,
+    pub(super) network: NetworkDraft,
     pub(super) fpm: Fpm,
     pub(super) access_log: Option<bool>,
     pub(super) php: Php,
@@ -60,7 +61,6 @@ impl Draft {
     ) -> Result<Self, ConfigError> {
         let RawSocket { owner, group, mode, backlog } = raw.socket.0;
         let RawIdle { freeze, stop } = raw.idle.0;
-        let RawNetwork { mode: network } = raw.network.0;
         let RawStart { timeout, on_failure } = raw.start.0;
         let (listen, listen_lines) = addresses(raw.listen, source)?;
         let access_log = raw.fpm.access_log;
@@ -79,7 +79,7 @@ impl Draft {
             freeze: freeze.map(|Idleness(patience)| patience),
             stop: stop.map(|Idleness(patience)| patience),
             limits: limits(raw.limits.0, source)?,
-            network,
+            network: NetworkDraft::read(raw.network.0, source)?,
             fpm: fpm(raw.fpm, source)?,
             access_log,
             php: php(raw.php.0, source)?,

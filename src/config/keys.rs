@@ -50,7 +50,7 @@ pub(super) const POOL: &[(&str, &[&str])] = &[
         ],
     ),
     ("limits.io_max", &["path", "rbps", "wbps", "riops", "wiops"]),
-    ("network", &["mode"]),
+    ("network", &["mode", "allow", "dns", "connect", "bind", "sockets"]),
     ("fpm", &["binary", "config", "access_log", "env"]),
     ("php", &["extensions", "value", "flag", "admin_value", "admin_flag"]),
     ("start", &["timeout", "on_failure"]),

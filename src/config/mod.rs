@@ -16,6 +16,8 @@ mod explain;
 mod host;
 mod keys;
 mod load;
+mod net;
+pub mod network;
 mod over;
 mod php;
 pub mod pool;

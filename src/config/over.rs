@@ -49,7 +49,8 @@ impl Draft {
                 stop: self.stop.or(under.stop).unwrap_or(Patience::After(Duration::from_secs(600))),
             },
             limits: self.limits.over(&under.limits),
-            network: self.network.or(under.network),
+            sockets: self.network.sockets_over(&under.network),
+            network: self.network.finish(&under.network, source)?,
             fpm: fpm_over(self.fpm, &under.fpm, self.access_log.or(under.access_log)),
             php: php_over(self.php, &under.php),
             start: Start {

@@ -6,6 +6,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use super::network::Network;
+use super::network::Service;
 use super::types::{AbsPath, Account, Bytes, Listen, Mode, Patience, PoolName};
 
 /// One pool file, read.
@@ -35,6 +37,8 @@ pub struct Pool {
     pub limits: Limits,
     /// Its network; `None`: what its profile says.
     pub network: Option<Network>,
+    /// `[network] sockets`: services of the host whose unix sockets it sees where they are there; default: the databases.
+    pub sockets: Vec<Service>,
     /// `[fpm]`.
     pub fpm: Fpm,
     /// `[php]`, `[php.value]` and their kin.
@@ -237,15 +241,6 @@ impl IoMax {
         let words = all.iter().filter_map(|(key, value)| value.map(|value| format!("{key}={value}")));
         words.collect::<Vec<_>>().join(" ")
     }
-}
-
-/// `[network] mode`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Network {
-    /// A network namespace with loopback and nothing else.
-    None,
-    /// The host's own network.
-    Host,
 }
 
 /// `[fpm]`: php-fpm's own directives by their own names ('.' written '_',

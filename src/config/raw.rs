@@ -8,7 +8,8 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use toml::Spanned;
 
 use super::amounts::{AtLeast, Cores, Idleness, Seconds, Wait, Whole};
-use super::pool::{Access, Engine, ImageRef, Network, OnFailure, ProfileRef};
+use super::network::{Destination, Service};
+use super::pool::{Access, Engine, ImageRef, OnFailure, ProfileRef};
 use super::shapes::{Addresses, Pairs, Plain, Table};
 use super::types::{AbsPath, Mode};
 
@@ -96,11 +97,34 @@ pub(super) struct RawIoMax {
     pub(super) wiops: Option<Whole<1, 4_294_967_295>>,
 }
 
+/// `[network] mode`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NetworkMode {
+    None,
+    Outbound,
+    Host,
+}
+
+impl NetworkMode {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Outbound => "outbound",
+            Self::Host => "host",
+        }
+    }
+}
+
 /// `[network]`
 #[derive(Deserialize, Default, Clone)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawNetwork {
-    pub(super) mode: Option<Network>,
+    pub(super) mode: Option<NetworkMode>,
+    pub(super) allow: Option<Spanned<Vec<Destination>>>,
+    pub(super) dns: Option<Spanned<bool>>,
+    pub(super) connect: Option<Spanned<Vec<Whole<1, 65_535>>>>,
+    pub(super) bind: Option<Spanned<Vec<Whole<1, 65_535>>>>,
+    pub(super) sockets: Option<Vec<Service>>,
 }
 
 /// `[php]`

@@ -11,7 +11,9 @@ use std::str::FromStr;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
 use super::amounts::{Idleness, Seconds, Wait};
-use super::pool::{Access, Engine, ImageRef, Network, OnFailure, ProfileRef};
+use super::network::{Destination, Network, Outbound, Ports, Service};
+use super::pool::{Access, Engine, ImageRef, OnFailure, ProfileRef};
+use super::raw::NetworkMode;
 use super::types::{AbsPath, Invalid, Listen, Mode};
 
 impl FromStr for Access {
@@ -40,26 +42,29 @@ impl FromStr for Engine {
     }
 }
 
-impl FromStr for Network {
+impl FromStr for NetworkMode {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
         match text {
             "none" => Ok(Self::None),
             "host" => Ok(Self::Host),
-            "outbound" => Err(Invalid::new("this version has no \"outbound\": write \"none\" or \"host\"")),
-            _ => Err(Invalid::new(format!("must be \"none\" or \"host\", found {text:?}"))),
+            "outbound" => Ok(Self::Outbound),
+            _ => Err(Invalid::new(format!("must be \"none\", \"outbound\" or \"host\", found {text:?}"))),
         }
     }
 }
 
-impl Network {
-    /// Its word in a file.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Host => "host",
-        }
+/// A mode alone, as in a profile: its keys say nothing.
+impl FromStr for Network {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        Ok(match text.parse()? {
+            NetworkMode::None => Self::None,
+            NetworkMode::Outbound => Self::Outbound(Outbound::default()),
+            NetworkMode::Host => Self::Host(Ports::default()),
+        })
     }
 }
 
@@ -134,7 +139,9 @@ macro_rules! from_string {
 from_string! {
     Access: "\"ro\" or \"rw\"";
     Engine: "\"native\"";
-    Network: "\"none\" or \"host\"";
+    NetworkMode: "\"none\", \"outbound\" or \"host\"";
+    Destination: "a destination, such as \"203.0.113.0/24:443\"";
+    Service: "a service, such as \"mysql\"";
     OnFailure: "\"503\" or \"hold\"";
     ImageRef: "\"host\" or an absolute path";
     ProfileRef: "a profile's name or an absolute path";

@@ -39,13 +39,17 @@ const NOT_SHARED: [&str; 9] = ["boot", "dev", "etc", "lost+found", "proc", "root
 pub(super) const MOST_PARTS: usize = 256;
 
 /// What of `/etc` programs need and no tenant minds another seeing.
-const ETC: [&str; 10] = [
+const ETC: [&str; 14] = [
     "ld.so.cache",
     "alternatives",
     "ssl/certs",
+    "ssl/cert.pem",
     "ssl/openssl.cnf",
     "pki",
     "localtime",
+    "timezone",
+    "gai.conf",
+    "mime.types",
     "services",
     "protocols",
     "fonts",

@@ -34,10 +34,11 @@ impl Admission {
     /// # Errors
     /// Those of looking at a socket.
     pub fn adopt(&mut self, found: Found, unbound: &[Listen]) -> nix::Result<()> {
-        let Found { generation, listeners } = found;
+        let Found { generation, listeners, uplink_lost } = found;
         let doors = listeners.iter().map(Door::of).collect::<nix::Result<Vec<_>>>()?;
         self.listeners.extend(listeners.into_iter().filter(|one| unbound.contains(one.address())));
         let same = self.record.configuration == Some(slot::fingerprint(&self.pool))
+            && !uplink_lost
             && self.listeners.len() == doors.len()
             && self
                 .listeners

@@ -23,6 +23,7 @@ use super::prepare::Places;
 use super::quiesce::{self, Freezer};
 use super::record::{self, Record, Roll};
 use crate::sandbox::cgroup::{Base, Cgroup};
+use crate::sandbox::uplink::Uplink;
 use crate::sys;
 
 /// All that was left behind.
@@ -42,6 +43,8 @@ pub struct Found {
     pub generation: Generation,
     /// The sockets it listens on, each a duplicate of its descriptor.
     pub listeners: Vec<Listener>,
+    /// Whether its network had a way out and has none any more.
+    pub uplink_lost: bool,
 }
 
 impl Found {
@@ -100,6 +103,7 @@ pub fn look(places: &Places, base: Option<&Base>) -> Estate {
     }
     for record in estate.records.values_mut() {
         (record.pid, record.start_time, record.cgroup) = (None, None, None);
+        record.uplink = None;
     }
     estate
 }
@@ -158,7 +162,7 @@ fn first_process(cgroup: &Cgroup) -> Option<Pid> {
 
 /// Removes a cgroup in which nothing can be but processes whose process 1 was killed.
 fn end(cgroup: &Cgroup) {
-    let _ = fs::write(cgroup.directory().join("cgroup.kill"), "1");
+    cgroup.kill();
     let end = Instant::now() + END_LIMIT;
     while cgroup.remove().is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY))
         && Instant::now() < end
@@ -204,11 +208,24 @@ fn take(
     freezer.thaw(pid).map_err(|error| format!("it cannot be thawed: {}", sys::told(&error)))?;
     await_php_fpm(pid)?;
     let listeners = listeners_of(pid, &pidfd, files)?;
-    let generation = Generation::adopt(number, pid, pidfd, freezer).map_err(|error| sys::told(&error))?;
+    let uplink = record.uplink.filter(|_| recorded).and_then(|uplink| take_uplink(uplink, &freezer));
+    let generation =
+        Generation::adopt(number, (pid, pidfd), freezer, uplink).map_err(|error| sys::told(&error))?;
     if generation.has_ended() {
         return Err("it has just ended".to_owned());
     }
-    Ok(Found { generation, listeners })
+    let uplink_lost = record.uplink.is_some() && generation.uplink.is_none();
+    Ok(Found { generation, listeners, uplink_lost })
+}
+
+/// What carries the packets of a generation: the process of the record, in the generation's cgroup.
+fn take_uplink((pid, start): (i32, u64), freezer: &Freezer) -> Option<Uplink> {
+    let pid = Pid::from_raw(pid);
+    let pidfd = sys::pidfd_open(pid).ok()?;
+    // Asked with the pidfd open: from here on the number means this process.
+    let same = quiesce::start_time(pid) == Some(start);
+    let inside = freezer.cgroup().is_none_or(|cgroup| cgroup.processes().is_ok_and(|all| all.contains(&pid)));
+    (same && inside).then(|| Uplink::adopt(pid, pidfd))
 }
 
 /// Without root a howdah has no rights over what another's user namespace holds.

@@ -15,12 +15,14 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use super::limits::{Counters, Reason};
+use super::outbound::{self, OutboundError};
 use super::prepare::Prepared;
 use super::quiesce::{Activity, Freezer};
-use crate::config::pool::Pool;
+use crate::config::pool::{Network, Pool};
 use crate::fpm::log::{Line, Lines, classify, reason};
 use crate::sandbox::cgroup::{Base, Cgroup, CgroupError};
 use crate::sandbox::step::{Step, StepError};
+use crate::sandbox::uplink::{Net, Uplink};
 use crate::sandbox::{self, Launched, Plan, SpareNetwork};
 use crate::spec;
 
@@ -33,6 +35,9 @@ pub enum LaunchError {
     /// Its cgroup.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// Its way out.
+    #[error(transparent)]
+    Outbound(#[from] OutboundError),
     /// Limits were asked for and there is no cgroup to set them on.
     #[error(
         "limits {keys} need a cgroup v2 that howdah may write: run it as root, delegate a cgroup to it, \
@@ -51,6 +56,8 @@ pub struct Phases {
     pub cgroup: Duration,
     /// Preparing mounts, before the clone.
     pub plan: Duration,
+    /// Making the network with a way out; `None` where there is none.
+    pub network: Option<Duration>,
     /// clone3(2) and the id map.
     pub clone: Duration,
     /// The child's steps, until execve(2).
@@ -67,6 +74,8 @@ pub struct Generation {
     pub number: u64,
     /// Process 1 and its handles.
     pub process: Launched,
+    /// What carries its packets, where its network has a way out.
+    pub uplink: Option<Uplink>,
     /// How it is made to stand still.
     pub freezer: Freezer,
     /// What its workers had done at the last look.
@@ -108,12 +117,26 @@ impl Generation {
         let mut phases = Phases::default();
         let freezer = make_freezer(pool, prepared, number, base)?;
         phases.cgroup = began.elapsed();
-        let launched = launch(pool, prepared, listeners, &freezer, network, &mut phases);
-        let (process, log) =
+        let cgroup = freezer.cgroup();
+        let launched = match connect(pool, prepared, network, cgroup.map(AsFd::as_fd)) {
+            Ok((uplink, mut own)) => {
+                let launched = launch(pool, prepared, listeners, &freezer, own.get(), &mut phases);
+                match launched {
+                    Ok(launched) => Ok((launched, uplink)),
+                    Err(error) => {
+                        uplink.iter().for_each(Uplink::end);
+                        Err(error)
+                    }
+                }
+            }
+            Err(error) => Err(error),
+        };
+        let ((process, log), uplink) =
             launched.inspect_err(|_| drop(freezer.cgroup().map(|cgroup| cgroup.remove())))?;
         Ok(Self {
             number,
             process,
+            uplink,
             freezer,
             activity: Activity::default(),
             began,
@@ -132,7 +155,12 @@ impl Generation {
     ///
     /// # Errors
     /// That of making a pipe.
-    pub fn adopt(number: u64, pid: Pid, pidfd: OwnedFd, freezer: Freezer) -> io::Result<Self> {
+    pub fn adopt(
+        number: u64,
+        (pid, pidfd): (Pid, OwnedFd),
+        freezer: Freezer,
+        uplink: Option<Uplink>,
+    ) -> io::Result<Self> {
         // Nobody writes to it any more: the launch is over, and where the log is no pipe, so is that.
         let (status, _) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         let log = match open_log(pid) {
@@ -142,7 +170,8 @@ impl Generation {
         let counters = freezer.cgroup().map(count).unwrap_or_default();
         Ok(Self {
             number,
-            process: Launched { pid, pidfd, status, gate: None },
+            process: Launched { pid, pidfd, status, gate: None, network: None },
+            uplink,
             freezer,
             activity: Activity::read(pid),
             began: Instant::now(),
@@ -244,6 +273,42 @@ fn open_log(pid: Pid) -> Option<OwnedFd> {
     log.metadata().ok()?.file_type().is_fifo().then(|| log.into())
 }
 
+/// Where a launch takes its network namespace from.
+enum Stock<'a> {
+    /// The supervisor's, if it has one.
+    Shared(Option<&'a mut SpareNetwork>),
+    /// One that holds the namespace with a way out.
+    Own(SpareNetwork),
+}
+
+impl Stock<'_> {
+    fn get(&mut self) -> Option<&mut SpareNetwork> {
+        match self {
+            Self::Shared(stock) => stock.as_deref_mut(),
+            Self::Own(stock) => Some(stock),
+        }
+    }
+}
+
+/// Begins to make the way out of a pool that is to have one. It is made while the
+/// walls are, and php-fpm waits for both.
+fn connect<'a>(
+    pool: &Pool,
+    prepared: &Prepared,
+    stock: Option<&'a mut SpareNetwork>,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<(Option<Uplink>, Stock<'a>), LaunchError> {
+    let Network::Outbound(outbound) = spec::network(pool, &prepared.profile) else {
+        return Ok((None, Stock::Shared(stock)));
+    };
+    let stock = stock.ok_or(OutboundError::NotRoot)?;
+    let programs = outbound::programs(outbound)?;
+    let net = Net::new(pool.user.uid, pool.user.gid)?;
+    let own = net.namespace().and_then(|namespace| stock.of(namespace));
+    let own = own.map_err(|errno| StepError::new(Step::Clone, "(the network with a way out)", errno))?;
+    Ok((Some(net.serve(&programs, cgroup)?), Stock::Own(own)))
+}
+
 /// The cgroup of the generation with its limits, or signals where there is none.
 fn make_freezer(
     pool: &Pool,
@@ -285,7 +350,10 @@ fn launch(
     for listener in listeners {
         descriptors.push(listener.try_clone_to_owned().map_err(from_io)?);
     }
-    let plan = Plan::new(&prepared.spec, prepared.seccomp.clone(), descriptors)?;
+    let mut plan = Plan::new(&prepared.spec, prepared.seccomp.clone(), descriptors)?;
+    if matches!(spec::network(pool, &prepared.profile), Network::Outbound(_)) {
+        plan.await_network();
+    }
     phases.plan = begin.elapsed();
     let begin = Instant::now();
     let process = sandbox::launch(&plan, freezer.cgroup().map(AsFd::as_fd), network)?;

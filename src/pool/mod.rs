@@ -8,6 +8,7 @@ pub mod events;
 pub mod generation;
 pub mod limits;
 pub mod machine;
+pub mod outbound;
 pub mod prepare;
 pub mod quiesce;
 pub mod record;

@@ -17,6 +17,8 @@ use oci_spec::runtime::Spec;
 use seccompiler::BpfProgram;
 
 pub use self::question::Question;
+use super::outbound::OutboundError;
+use crate::config::network::Ports;
 use crate::config::pool::{ImageRef, Network, Pool};
 use crate::config::profile::{self, Namespace, Profile, ProfileError};
 use crate::config::types::AbsPath;
@@ -74,6 +76,28 @@ pub enum PrepareError {
         image: ImageRef,
         /// What is wrong with it.
         error: ProbeError,
+    },
+    /// Its way out.
+    #[error(transparent)]
+    Outbound(#[from] OutboundError),
+    /// Ports are to be held, by a wall that is down.
+    #[error(
+        "network.connect and network.bind are held by Landlock, which the profile {profile} switches off: \
+         take them out, or take another profile"
+    )]
+    PortsWithoutLandlock {
+        /// Its name.
+        profile: Box<str>,
+    },
+    /// Ports are to be held, and the kernel does not know how.
+    #[error(
+        "network.connect and network.bind need Landlock ABI {}, and this kernel has {kernel}: \
+         use Linux 6.7 or later, or take them out",
+        spec::ABI_OF_PORTS
+    )]
+    PortsNeedKernel {
+        /// Its ABI.
+        kernel: i32,
     },
     /// A value that an OCI spec does not allow.
     #[error("OCI spec: {0}")]
@@ -277,6 +301,7 @@ impl Workshop {
             landlock::demand(profile.landlock_abi)?;
         }
         refuse_sysctls_of_host(pool, &profile)?;
+        refuse_unheld_ports(pool, &profile)?;
         let known = self.filters.iter().find(|(known, _)| **known == profile);
         Ok(known.map_or_else(|| Rc::new(profile), |(known, _)| Rc::clone(known)))
     }
@@ -320,11 +345,14 @@ impl Workshop {
             Some(wanted) => Some(chosen_extensions(image, info, wanted)?),
             None => None,
         };
+        refuse_no_own_network(pool, &profile)?;
+        let services = service_directories(pool);
         let state = state_directories(pool, places);
         let targets: Vec<&Path> = state
             .iter()
             .map(|(_, target)| target.as_path())
             .chain(pool.mounts.iter().map(|mount| mount.target.as_path()))
+            .chain(services.iter().copied())
             .collect();
         let layout = image.layout(&targets, &configuration_files(image, info, chosen.is_some()))?;
         let keys: Vec<_> = conf.keys.iter().cloned().zip(FIRST_LISTENER..).collect();
@@ -342,6 +370,7 @@ impl Workshop {
             layout: &layout,
             rootfs,
             state: &state,
+            services: &services,
             io_max: &io_max,
             args: command(image, &profile),
             env: environment.into_iter().map(|(key, value)| format!("{key}={value}")).collect(),
@@ -350,7 +379,10 @@ impl Workshop {
         files.extend(chosen.into_iter().flatten());
         let mut stamp = stamp.clone();
         let own_file = pool.fpm.config.as_ref().map(|path| path.as_path().to_owned());
-        stamp.0.extend(Stamp::of(["/etc/resolv.conf".into()].into_iter().chain(own_file)).0);
+        // A database that is installed, or started for the first time, later.
+        let services = pool.sockets.iter().map(|service| service.directory().to_owned());
+        let host = ["/etc/resolv.conf".into()].into_iter().chain(services);
+        stamp.0.extend(Stamp::of(host.chain(own_file)).0);
         let prepared =
             Prepared { spec, seccomp, profile, version: info.version, notices: conf.notices, stamp };
         Ok(Blueprint { prepared, layout, files, state })
@@ -378,9 +410,38 @@ impl Workshop {
 fn refuse_sysctls_of_host(pool: &Pool, profile: &Profile) -> Result<(), PrepareError> {
     let of_network = |key: &&String| profile::namespace_of(key) == Some(Namespace::Network);
     match profile.sysctl.keys().find(of_network) {
-        Some(key) if spec::network(pool, profile) == Network::Host => {
+        Some(key) if matches!(spec::network(pool, profile), Network::Host(_)) => {
             Err(PrepareError::Sysctl { profile: profile.name.clone(), key: key.clone() })
         }
+        _ => Ok(()),
+    }
+}
+
+/// A way out leads out of a network namespace that belongs to nobody inside.
+fn refuse_no_own_network(pool: &Pool, profile: &Profile) -> Result<(), OutboundError> {
+    let Network::Outbound(_) = spec::network(pool, profile) else { return Ok(()) };
+    let name = || profile.name.clone();
+    if !profile.namespaces.contains(&Namespace::Network) {
+        return Err(OutboundError::Shared(name()));
+    }
+    let of_network = |key: &&String| profile::namespace_of(key) == Some(Namespace::Network);
+    match profile.sysctl.keys().find(of_network) {
+        Some(key) => Err(OutboundError::Sysctl { profile: name(), key: key.clone() }),
+        None => Ok(()),
+    }
+}
+
+/// Ports are Landlock's to hold, and nobody else does.
+fn refuse_unheld_ports(pool: &Pool, profile: &Profile) -> Result<(), PrepareError> {
+    let Network::Host(ports) = spec::network(pool, profile) else { return Ok(()) };
+    if *ports == Ports::default() {
+        return Ok(());
+    }
+    if !profile.landlock {
+        return Err(PrepareError::PortsWithoutLandlock { profile: profile.name.clone() });
+    }
+    match landlock::kernel_abi() {
+        kernel if kernel < spec::ABI_OF_PORTS as i32 => Err(PrepareError::PortsNeedKernel { kernel }),
         _ => Ok(()),
     }
 }
@@ -408,13 +469,21 @@ impl Blueprint {
     /// # Errors
     /// The file that could not be made.
     pub fn make_root(&self, pool: &Pool, rootfs: &Path) -> Result<(), PrepareError> {
-        make_root(pool, rootfs, &self.layout, &self.prepared.spec, &self.files)
+        make_root(
+            pool,
+            spec::network(pool, &self.prepared.profile),
+            rootfs,
+            &self.layout,
+            &self.prepared.spec,
+            &self.files,
+        )
     }
 }
 
 /// Makes the pool's root directory anew.
 fn make_root(
     pool: &Pool,
+    network: &Network,
     rootfs: &Path,
     layout: &Layout,
     spec: &Spec,
@@ -430,8 +499,13 @@ fn make_root(
     DirBuilder::new().recursive(true).mode(0o755).create(rootfs).map_err(file(rootfs))?;
     fs::set_permissions(rootfs, fs::Permissions::from_mode(0o755)).map_err(file(rootfs))?;
     let account = &pool.user;
-    let owner =
-        Owner { name: &account.name, uid: account.uid, gid: account.gid, hostname: pool.name.as_str() };
+    let owner = Owner {
+        name: &account.name,
+        uid: account.uid,
+        gid: account.gid,
+        hostname: pool.name.as_str(),
+        network,
+    };
     let secret: Vec<_> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     write_etc(rootfs, &owner, &secret, account.gid)?;
     layout.make_links(rootfs)?;
@@ -494,6 +568,22 @@ fn state_directories(pool: &Pool, places: &Places) -> Vec<(PathBuf, PathBuf)> {
     let own = places.state.join("pools").join(pool.name.as_str());
     let pairs = [("sessions", "/var/lib/php/sessions"), ("uploads", "/var/lib/php/uploads")];
     pairs.into_iter().map(|(name, target)| (own.join(name), PathBuf::from(target))).collect()
+}
+
+/// The directories of the sockets of the services that the pool is to see and that
+/// are on this host; where a mount of the pool's own is in the way, that counts.
+fn service_directories(pool: &Pool) -> Vec<&'static Path> {
+    let is_free = |path: &&Path| {
+        pool.mounts.iter().all(|mount| {
+            !path.starts_with(mount.target.as_path()) && !mount.target.as_path().starts_with(path)
+        })
+    };
+    pool.sockets
+        .iter()
+        .map(|service| service.directory())
+        .filter(|path| path.is_dir())
+        .filter(is_free)
+        .collect()
 }
 
 /// Makes the pool's state directories, each its user's alone.

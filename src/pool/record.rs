@@ -45,6 +45,12 @@ pub struct Record {
     /// When that process was started, by the kernel's clock (field 22 of proc_pid_stat(5)).
     #[serde(default)]
     pub start_time: Option<u64>,
+    /// What carries its packets (pasta), where its network has a way out: pid and start time.
+    #[serde(default)]
+    pub uplink: Option<(i32, u64)>,
+    /// Its network, in words.
+    #[serde(default)]
+    pub network: String,
     /// What the pool's file said when the generation was launched, as a hash: the
     /// next howdah sees by it whether the generation is still what the file asks for.
     #[serde(default)]

@@ -226,6 +226,7 @@ impl Slot {
         self.listeners.iter().try_for_each(Listener::make_blocking)?;
         self.listeners.iter_mut().for_each(Listener::remember);
         self.record.configuration = Some(fingerprint(&self.pool));
+        self.record.network = spec::network(&self.pool, &prepared.profile).to_string();
         let sockets: Vec<_> = self.listeners.iter().map(AsFd::as_fd).collect();
         self.generation =
             Some(Generation::launch(&self.pool, prepared, &sockets, self.record.generation, base, network)?);

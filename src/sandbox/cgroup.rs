@@ -254,6 +254,11 @@ impl Cgroup {
         fs::read_to_string(self.directory.join("memory.current")).ok()?.trim().parse().ok()
     }
 
+    /// Kills every process in it (`cgroup.kill`, Linux 5.14).
+    pub fn kill(&self) {
+        let _ = fs::write(self.directory.join("cgroup.kill"), "1");
+    }
+
     /// The text of one of its files; empty where there is none.
     pub fn text(&self, file: &str) -> String {
         fs::read_to_string(self.directory.join(file)).unwrap_or_default()

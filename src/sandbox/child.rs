@@ -103,27 +103,30 @@ fn become_program(
     if let Some(rules) = &prepare.landlock {
         landlock::apply(rules, prepare.no_new_privs)?;
     }
-    // 15. What must hold by now is read back, while its calls are still allowed.
+    // 15. Whoever has a way out goes no further before it is there: php-fpm takes the first
+    //     request as soon as it can. As late as this, for all of the above is done meanwhile.
+    await_network(plan, go)?;
+    // 16. What must hold by now is read back, while its calls are still allowed.
     verify(plan)?;
     nix::unistd::chdir(&release.cwd).at(Step::Execute, format!("in {}", release.cwd.display()))?;
-    // 16. Descriptors last but one: 0 to 2 and the sockets, all else closes on exec.
+    // 17. Descriptors last but one: 0 to 2 and the sockets, all else closes on exec.
     arrange_descriptors(&release.descriptors, status, release.close_others)?;
-    // 17. What may be done once from here on: execve, of step 19. Before the filter, which may
+    // 18. What may be done once from here on: execve, of step 20. Before the filter, which may
     //     forbid sending the listener; after the descriptors, none of which it may become.
     if let (Some(waiting), Some(gate)) = (&prepare.waiting, gate) {
         gate::close_behind(waiting, &gate).at(Step::AwaitCalls, "")?;
     }
-    // 18. The filter last: it forbids most of the above.
+    // 19. The filter last: it forbids most of the above.
     if !prepare.seccomp.is_empty() {
         seccomp::apply(&prepare.seccomp)
             .map_err(|error| StepError::new(Step::FilterSyscalls, error.to_string(), Errno::last()))?;
     }
-    // 19.
+    // 20.
     let path = release.argv[0].as_c_str();
     nix::unistd::execve(path, &release.argv, &release.envp).at(Step::Execute, path.to_string_lossy())
 }
 
-fn reset_signals() -> Result<(), StepError> {
+pub(super) fn reset_signals() -> Result<(), StepError> {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     for signal in Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP)) {
         sys::set_signal_action(signal, &default).at(Step::ResetSignals, signal.as_str())?;
@@ -192,6 +195,17 @@ fn await_parent(go: &OwnedFd) -> Result<(), StepError> {
     match nix::unistd::read(go.as_raw_fd(), &mut word).at(Step::AwaitIdentity, "")? {
         1 => Ok(()),
         _ => Err(StepError::new(Step::AwaitIdentity, "(howdah is gone)", Errno::EPIPE)),
+    }
+}
+
+/// Waits until the parent says that the network is there; it closes the pipe without a word if there is none.
+fn await_network(plan: &Plan, go: &OwnedFd) -> Result<(), StepError> {
+    if !plan.release.awaits_network {
+        return Ok(());
+    }
+    match nix::unistd::read(go.as_raw_fd(), &mut [0]).at(Step::AwaitNetwork, "")? {
+        1 => Ok(()),
+        _ => Err(StepError::new(Step::AwaitNetwork, "(howdah is gone)", Errno::EPIPE)),
     }
 }
 

@@ -15,6 +15,7 @@ mod plan;
 pub mod seccomp;
 pub mod step;
 mod sysctl;
+pub mod uplink;
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -45,6 +46,8 @@ pub struct Launched {
     pub status: OwnedFd,
     /// Where calls of it wait, while some do: to be [served](Launched::serve) whenever it is readable.
     pub gate: Option<Gate>,
+    /// Where it waits for its network, if the plan says so.
+    pub network: Option<OwnedFd>,
 }
 
 /// How far a launch has come.
@@ -81,6 +84,10 @@ pub fn launch(
     // Over the one in stock, which is of howdah's user namespace, the child has no right to set anything.
     let any = wanted & NETWORK != 0 && !plan.prepare.sysctls.of_network;
     let entered = any && stock.as_mut().is_some_and(|stock| stock.enter());
+    if plan.release.awaits_network && !entered {
+        let object = "(the network with a way out cannot be entered)";
+        return Err(StepError::new(Step::Clone, object, Errno::EPERM));
+    }
     let made = if entered { wanted & !NETWORK } else { wanted };
     let cloned = sys::clone3(made, cgroup);
     if let Ok(sys::Cloned::Child) = cloned {
@@ -94,8 +101,10 @@ pub fn launch(
         sys::Cloned::Child => unreachable!("the child has gone its way"),
         sys::Cloned::Parent { pid, pidfd } => {
             drop((status_of_child, go_of_child, gate_of_child));
-            let launched = Launched { pid, pidfd, status, gate };
-            if let Err(error) = map_identity(plan, pid).and_then(|()| raise_limits(plan, pid, &go)) {
+            let mapped = map_identity(plan, pid).and_then(|()| raise_limits(plan, pid, &go));
+            let network = plan.release.awaits_network.then_some(go);
+            let launched = Launched { pid, pidfd, status, gate, network };
+            if let Err(error) = mapped {
                 launched.kill();
                 // What the child says happened first, and is nearer to the cause.
                 return Err(match launched.outcome() {
@@ -143,6 +152,14 @@ impl Launched {
             }
         }
         Ok(())
+    }
+
+    /// Lets a program that waits for its network go on.
+    ///
+    /// # Errors
+    /// EPIPE: it has ended.
+    pub fn network_is_up(&mut self) -> nix::Result<()> {
+        self.network.take().map_or(Ok(()), |gate| nix::unistd::write(gate, b"!").map(drop))
     }
 
     /// Kills it and, as it is process 1 of its pid namespace, all that it started (pid_namespaces(7)).

@@ -50,6 +50,15 @@ impl SpareNetwork {
         Ok(())
     }
 
+    /// A stock that holds `ready`: the next launch from it lives there.
+    ///
+    /// # Errors
+    /// That of duplicating a descriptor.
+    pub fn of(&self, ready: OwnedFd) -> nix::Result<Self> {
+        let home = self.home.try_clone().map_err(|_| nix::errno::Errno::EMFILE)?;
+        Ok(Self { home, ready: Some(ready) })
+    }
+
     /// Moves this process into the one in stock; false if there is none. A
     /// child cloned now lives there; [`Self::go_home`] must follow at once.
     pub(super) fn enter(&mut self) -> bool {

@@ -112,6 +112,8 @@ pub(super) struct Release {
     pub(super) descriptors: Vec<OwnedFd>,
     /// Whether all others close on exec.
     pub(super) close_others: bool,
+    /// Whether the program is executed only when the parent says that the network is there.
+    pub(super) awaits_network: bool,
 }
 
 /// One launch, ready.
@@ -167,6 +169,11 @@ impl Plan {
             identity: identity(process, linux, namespaces),
         };
         Ok(Self { prepare, bind, release: release(spec, process, descriptors)? })
+    }
+
+    /// The program is executed only after [`Launched::network_is_up`](super::Launched::network_is_up).
+    pub fn await_network(&mut self) {
+        self.release.awaits_network = true;
     }
 }
 
@@ -330,5 +337,5 @@ fn release(spec: &Spec, process: &Process, descriptors: Vec<OwnedFd>) -> Result<
     }
     let envp = strings(process.env()).map_err(refuse)?;
     let close_others = annotation(spec, CLOSE_DESCRIPTORS) != Some("off");
-    Ok(Release { argv, envp, cwd: process.cwd().clone(), descriptors, close_others })
+    Ok(Release { argv, envp, cwd: process.cwd().clone(), descriptors, close_others, awaits_network: false })
 }

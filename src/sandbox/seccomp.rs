@@ -114,6 +114,32 @@ pub fn compile(seccomp: &LinuxSeccomp) -> Result<Vec<BpfProgram>, SeccompError> 
     }
 }
 
+/// How many system calls of this machine a filter lets through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Allowed {
+    /// For some arguments at least.
+    pub calls: usize,
+    /// Of these: not for all.
+    pub by_arguments: usize,
+}
+
+/// What `seccomp` lets through; `None` where it lists what it refuses.
+///
+/// # Errors
+/// Those of [`compile`] about names.
+pub fn allowed(seccomp: &LinuxSeccomp) -> Result<Option<Allowed>, SeccompError> {
+    let lets_through = |action| matches!(action, libc::SECCOMP_RET_ALLOW | libc::SECCOMP_RET_LOG);
+    if lets_through(action(seccomp.default_action(), seccomp.default_errno_ret())?) {
+        return Ok(None);
+    }
+    let entries = entries(seccomp.syscalls().as_deref().unwrap_or_default())?;
+    let passing = entries.values().filter(|list| list.iter().any(|entry| lets_through(entry.action)));
+    let free = |list: &&Vec<Entry>| list.iter().all(|entry| entry.conditions.is_empty());
+    let (calls, free) =
+        passing.fold((0, 0), |(calls, all), list| (calls + 1, all + usize::from(free(&list))));
+    Ok(Some(Allowed { calls, by_arguments: calls - free }))
+}
+
 /// A program that has `calls` wait for a listener (SECCOMP_RET_USER_NOTIF) and lets everything else
 /// through: for a filter beside that of the spec, which says what is allowed at all.
 pub fn waiting(calls: &[&str]) -> Result<BpfProgram, SeccompError> {

@@ -55,6 +55,10 @@ steps! {
     SetHostname = "set the host name",
     /// Loopback up.
     RaiseLoopback = "raise loopback",
+    /// The packet filter of a network with a way out.
+    FilterNetwork = "filter the network by",
+    /// The way out is there.
+    AwaitNetwork = "wait for the network",
     /// Descriptors 0, 1, 2 and the listening sockets; all else close-on-exec.
     ArrangeDescriptors = "arrange descriptors",
     /// setrlimit(2).

@@ -6,6 +6,7 @@ pub mod browser;
 pub mod nginx;
 pub mod site;
 pub mod torture;
+pub mod world;
 
 use std::ffi::OsString;
 use std::fs::{self, File};

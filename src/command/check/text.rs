@@ -3,6 +3,7 @@
 use super::{Report, Told};
 use crate::config::settings::Setting;
 use crate::sandbox::landlock;
+use crate::sandbox::seccomp::Allowed;
 
 /// Everything, a person's way; `explain` adds every setting and its place.
 pub(super) fn print(report: &Report, explain: bool) {
@@ -48,6 +49,12 @@ fn print_pool(pool: &Told, explain: bool) {
         println!("  profile           {}{weaker}", pool.profile);
         if !pool.stricter.is_empty() {
             println!("  stricter          {}", pool.stricter.join("; "));
+        }
+        if let Some(Allowed { calls, by_arguments }) = pool.system_calls {
+            let execve = if pool.execve == "once" { "; no program after php-fpm" } else { "" };
+            println!(
+                "  system calls      {calls} allowed, {by_arguments} of them by their arguments{execve}"
+            );
         }
         println!("  network           {}", pool.network);
         match pool.landlock_abi {

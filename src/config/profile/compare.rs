@@ -16,12 +16,11 @@ impl Profile {
         }
         let hosting = hosting();
         let mut found = Vec::new();
-        match &self.seccomp {
+        match self.seccomp.as_ref().map(seccomp_file::name_of) {
             None => found.push("seccomp is off".to_owned()),
-            Some(filter) if Some(filter) != hosting.seccomp.as_ref() && !self.has_strict_filter() => {
-                found.push("seccomp is not the filter of hosting".to_owned());
-            }
-            Some(_) => {}
+            Some(Some("strict" | "hosting")) => {}
+            Some(Some(name)) => found.push(format!("seccomp is the filter of {name}")),
+            Some(None) => found.push("seccomp is not the filter of hosting".to_owned()),
         }
         if self.dangerous < hosting.dangerous {
             found.push("dangerous system calls do not kill".to_owned());
@@ -49,8 +48,8 @@ impl Profile {
             .filter(|path| !self.readonly_paths.contains(path) && !self.masked_paths.contains(path));
         found.extend(writable.map(|path| format!("{path} is not read-only")));
         found.extend(opened(self, &hosting));
-        if reach(self.network) > reach(hosting.network) {
-            found.push(format!("network.mode is {:?} by default", self.network.as_str()));
+        if reach(&self.network) > reach(&hosting.network) {
+            found.push(format!("network.mode is {:?} by default", self.network.mode()));
         }
         found.extend(limits(&self.limits, &hosting.limits, Ordering::Greater));
         found
@@ -63,8 +62,8 @@ impl Profile {
         }
         let hosting = hosting();
         let mut found = Vec::new();
-        if self.has_strict_filter() {
-            found.push("the seccomp filter of strict".to_owned());
+        if self.seccomp.as_ref().and_then(seccomp_file::name_of) == Some("strict") {
+            found.push("seccomp is the filter of strict".to_owned());
         }
         if self.dangerous > hosting.dangerous {
             found.push("dangerous system calls kill".to_owned());
@@ -94,11 +93,6 @@ impl Profile {
 }
 
 impl Profile {
-    /// Whether its filter is the built-in `strict`, which allows nothing that `hosting` does not.
-    fn has_strict_filter(&self) -> bool {
-        self.seccomp.is_some() && self.seccomp == seccomp_file::built_in("strict")
-    }
-
     /// Whether it is the built-in `hosting`, with no file over it: the most frequent
     /// one, and not worth reading another for.
     fn is_hosting(&self) -> bool {
@@ -107,10 +101,11 @@ impl Profile {
 }
 
 /// How far a network goes.
-fn reach(network: Network) -> u8 {
+fn reach(network: &Network) -> u8 {
     match network {
         Network::None => 0,
-        Network::Host => 2,
+        Network::Outbound(_) => 1,
+        Network::Host(_) => 2,
     }
 }
 

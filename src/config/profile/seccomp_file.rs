@@ -28,6 +28,11 @@ pub(super) fn built_in(name: &str) -> Option<LinuxSeccomp> {
     Some(parse(text).expect("compiled in, and a test reads it"))
 }
 
+/// The name of the built-in filter that `filter` is.
+pub(super) fn name_of(filter: &LinuxSeccomp) -> Option<&'static str> {
+    BUILT_IN.into_iter().map(|(name, _)| name).find(|name| built_in(name).as_ref() == Some(filter))
+}
+
 /// The filter in `file`.
 pub(super) fn read(file: &Path) -> Result<LinuxSeccomp, ProfileError> {
     let text = std::fs::read_to_string(file)

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::super::network::Ports;
 use super::super::pool::{Access, Engine, ImageRef, Network, OnFailure, Pool, ProfileRef, ServeConfig};
 use super::super::types::{Bytes, Listen, Patience};
 use super::super::{Defaults, load};
@@ -133,7 +134,7 @@ on_failure = "hold"
     assert_eq!((pool.idle.freeze, pool.idle.stop), (Patience::Never, seconds(90)));
     assert_eq!(pool.limits.memory, Some(Bytes::new(256 << 20)));
     assert_eq!((pool.limits.swap, pool.limits.cpu), (Some(Bytes::new(0)), Some(1.0)));
-    assert_eq!(pool.network, Some(Network::Host));
+    assert_eq!(pool.network, Some(Network::Host(Ports::default())));
     let directives: Vec<(&str, &str)> =
         pool.fpm.directives.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     assert_eq!(
@@ -206,7 +207,8 @@ env.A = "own"
     assert_eq!((pool.fpm.directives["pm.max_children"].as_str(), pool.fpm.access_log), ("2", false));
     assert_eq!((pool.fpm.env["A"].as_str(), pool.fpm.env["B"].as_str()), ("own", "below"));
     assert_eq!(pool.php.extensions, Some(vec!["gd".into()]));
-    assert_eq!((pool.network, pool.start.timeout), (Some(Network::Host), Duration::from_secs(1)));
+    assert_eq!(pool.network, Some(Network::Host(Ports::default())));
+    assert_eq!(pool.start.timeout, Duration::from_secs(1));
 }
 
 #[test]

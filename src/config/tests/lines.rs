@@ -51,8 +51,8 @@ fn unknown_keys() {
         "/p/blog.toml:4: unknown key \"idle.profile\": \"profile\" belongs above the first [table]",
     );
     refused(
-        "[network]\ndns = \"1.1.1.1\"\n",
-        "/p/blog.toml:4: unknown key \"network.dns\": the keys here are mode",
+        "[network]\nresolver = \"1.1.1.1\"\n",
+        "/p/blog.toml:4: unknown key \"network.resolver\": the keys here are mode, allow, dns, connect, bind, sockets",
     );
     refused("[limit]\ntasks = 5\n", "/p/blog.toml:3: unknown key \"limit\": did you mean \"limits\"?");
     refused(
@@ -270,12 +270,35 @@ fn choices() {
         "/p/blog.toml:3: profile: \"My own\" is no profile: write a name, such as \"hosting\", or an absolute path",
     );
     refused(
-        "[network]\nmode = \"outbound\"\n",
-        "/p/blog.toml:4: network.mode: this version has no \"outbound\": write \"none\" or \"host\"",
+        "[network]\nmode = \"outbound\"\nallow = [\"example.org:443\"]\n",
+        "/p/blog.toml:5: network.allow: \"example.org:443\" is a name, and where a name leads changes while the \
+         pool runs: write its addresses or networks, such as \"203.0.113.0/24:443\", or \"*:443\"",
+    );
+    refused(
+        "[network]\nmode = \"outbound\"\nallow = []\n",
+        "/p/blog.toml:5: network.allow is an empty list: write mode = \"none\", or what is allowed",
+    );
+    refused(
+        "[network]\nmode = \"outbound\"\nconnect = [443]\n",
+        "/p/blog.toml:5: network.connect goes with mode = \"host\", and the mode is \"outbound\": \
+         change the mode or take connect out",
+    );
+    refused(
+        "[network]\ndns = false\n",
+        "/p/blog.toml:4: network.dns goes with mode = \"outbound\": write that too",
+    );
+    refused(
+        "[network]\nmode = \"host\"\nbind = [0]\n",
+        "/p/blog.toml:5: network.bind must be between 1 and 65535, found 0",
+    );
+    refused(
+        "[network]\nsockets = [\"mongodb\"]\n",
+        "/p/blog.toml:4: network.sockets: \"mongodb\" is none of mysql, postgresql, redis, memcached: \
+         for another socket's directory write a [[mount]]",
     );
     refused(
         "network.mode = \"bridge\"\n",
-        "/p/blog.toml:3: network.mode must be \"none\" or \"host\", found \"bridge\"",
+        "/p/blog.toml:3: network.mode must be \"none\", \"outbound\" or \"host\", found \"bridge\"",
     );
     refused(
         "[start]\non_failure = \"502\"\n",

@@ -181,6 +181,7 @@ mod tests {
             idle: Idle { freeze: Patience::Never, stop: Patience::Never },
             limits: Limits::default(),
             network: None,
+            sockets: Vec::new(),
             fpm: Fpm::default(),
             php: Php::default(),
             start: Start { timeout: Duration::from_secs(10), on_failure: OnFailure::Answer503 },

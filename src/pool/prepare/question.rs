@@ -143,8 +143,13 @@ impl Drop for Question {
 
 /// Root directory and spec of the sandbox: the pool's, without what is its own.
 fn make_sandbox(image: &Image, pool: &Pool, profile: &Profile, scratch: &Path) -> Result<Spec, PrepareError> {
-    let bare =
-        Pool { mounts: Vec::new(), network: Some(Network::None), limits: Limits::default(), ..pool.clone() };
+    let bare = Pool {
+        mounts: Vec::new(),
+        network: Some(Network::None),
+        sockets: Vec::new(),
+        limits: Limits::default(),
+        ..pool.clone()
+    };
     let rootfs = scratch.join("rootfs");
     let layout = image.layout(&[], &[PathBuf::from("/etc/php")])?;
     let spec = spec::build(&spec::Input {
@@ -154,11 +159,12 @@ fn make_sandbox(image: &Image, pool: &Pool, profile: &Profile, scratch: &Path) -
         layout: &layout,
         rootfs: &rootfs,
         state: &[],
+        services: &[],
         io_max: &[],
         args: vec![image.binary.display().to_string(), "-i".to_owned()],
         env: vec!["PATH=/usr/sbin:/usr/bin".to_owned()],
     })?;
-    make_root(pool, &rootfs, &layout, &spec, &[])?;
+    make_root(pool, &Network::None, &rootfs, &layout, &spec, &[])?;
     Ok(spec)
 }
 

@@ -19,6 +19,7 @@ use crate::pool::prepare::Question;
 use crate::pool::refuse::Refused;
 use crate::pool::slot::{Slot, Watch};
 use crate::sandbox::cgroup::Cgroup;
+use crate::sandbox::uplink::Uplink;
 use crate::sys;
 
 /// Connections on their way to a 503; more wait in the queue.
@@ -75,10 +76,12 @@ impl Supervisor {
     pub(super) fn watch(&mut self, index: usize, what: Watch) {
         let Some(slot) = &mut self.slots[index] else { return };
         let before = std::mem::replace(&mut slot.watched, what);
+        // A listener is never writable, and a TCP one that was connected to somewhere is.
+        let gone = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLOUT;
         let flags = match what {
             Watch::Nothing => None,
-            Watch::Hangups => Some(EpollFlags::EPOLLRDHUP),
-            Watch::Connections => Some(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP),
+            Watch::Hangups => Some(gone),
+            Watch::Connections => Some(EpollFlags::EPOLLIN | gone),
         };
         for listener in slot.listeners.iter().filter(|_| what != before) {
             let event = |flags| EpollEvent::new(flags, Token::Listener(index).pack());
@@ -167,6 +170,7 @@ impl Supervisor {
         }
         add(generation.process.status.as_fd(), Token::Status(index))?;
         add(generation.process.pidfd.as_fd(), Token::End(index))?;
+        generation.uplink.iter().flat_map(Uplink::signs).try_for_each(|fd| add(fd, Token::Uplink(index)))?;
         add(generation.log(), Token::Log(index))
     }
 
@@ -190,7 +194,7 @@ impl Supervisor {
         // What is still held is of a start that failed: its reason has been told.
         tell_lines(slot, Level::Debug);
         confess(slot, true);
-        let Some(generation) = slot.generation.take() else { return };
+        let Some(mut generation) = slot.generation.take() else { return };
         generation.process.kill();
         for fd in [generation.process.status.as_fd(), generation.process.pidfd.as_fd(), generation.log()] {
             let _ = self.epoll.delete(fd);
@@ -198,11 +202,19 @@ impl Supervisor {
         for file in &generation.limit_files {
             let _ = self.epoll.delete(file);
         }
+        if let Some(uplink) = generation.uplink.take() {
+            for fd in uplink.signs() {
+                let _ = self.epoll.delete(fd);
+            }
+            uplink.end();
+        }
         // It may be on its way still, if the launch failed; or wait for a disk, for as long as that takes.
         if !(0..20).any(|round| is_reaped(generation.process.pid, round)) {
             self.dying.push(generation.process.pid);
         }
         if let Some(cgroup) = generation.freezer.cgroup() {
+            // What is not of process 1's pid namespace does not end with it.
+            cgroup.kill();
             // Its last processes are reaped by process 1's end; the kernel may need a moment more.
             for _ in 0..20 {
                 match cgroup.remove() {

@@ -8,6 +8,7 @@
 //! something (by `audit`, too), `chronicle` writes it down, and in `roster`
 //! pools come and go.
 
+mod addresses;
 mod audit;
 mod chronicle;
 mod deeds;
@@ -27,6 +28,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
+use self::addresses::Addresses;
 use self::audit::Ear;
 pub use self::reports::listening;
 use self::roster::close;
@@ -84,6 +86,8 @@ pub struct Supervisor {
     base: Option<Base>,
     /// Where the next generation lives, made while nobody waits.
     network: Option<SpareNetwork>,
+    /// `None` where the kernel does not tell: rootless, where there is no way out.
+    addresses: Option<Addresses>,
     has_run: bool,
     ending: bool,
     /// Whether pools came or went since the roll was written.
@@ -133,6 +137,7 @@ impl Supervisor {
             workshop: Workshop::default(),
             base,
             network: SpareNetwork::open(),
+            addresses: Addresses::watch().ok(),
             has_run: false,
             ending: false,
             stale_roll: false,
@@ -140,9 +145,14 @@ impl Supervisor {
             ear: Ear::default(),
             limit_clock: BTreeSet::new(),
         };
+        if let Some(addresses) = &supervisor.addresses {
+            supervisor.epoll.add(addresses, EpollEvent::new(EpollFlags::EPOLLIN, Token::Addresses.pack()))?;
+        }
         for admission in pools {
             supervisor.admit(admission)?;
         }
+        // They may have changed while there was no howdah.
+        supervisor.renew_rules();
         Ok(supervisor)
     }
 

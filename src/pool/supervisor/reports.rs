@@ -24,7 +24,7 @@ impl Supervisor {
         let before = phases.cgroup + phases.plan + phases.clone + phases.walls + phases.ready;
         phases.accepted = took.saturating_sub(before);
         let ms = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
-        let steps = [
+        let mut steps = vec![
             ("cgroup", phases.cgroup),
             ("mounts prepared", phases.plan),
             ("clone", phases.clone),
@@ -32,6 +32,8 @@ impl Supervisor {
             ("php-fpm", phases.ready),
             ("accepted", phases.accepted),
         ];
+        // Made beside the three steps before php-fpm, which waited for it at the end of the third.
+        steps.extend(phases.network.map(|network| ("network, beside the walls", network)));
         slot.record.starts += 1;
         slot.record.last_error = None;
         slot.record.last_start_ms = Some(ms(took));

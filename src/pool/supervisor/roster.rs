@@ -153,6 +153,9 @@ impl Supervisor {
             let changed = pool != slot.pool;
             slot.succeed(pool, jitter(index));
             self.slots[index] = Some(slot);
+            self.watch(index, Watch::Connections);
+            // Before it is told: who reads the line finds it so.
+            self.write_record(index);
             if let Err(error) = completed {
                 self.tell(index, Level::Error, &error.to_string());
             }
@@ -160,8 +163,6 @@ impl Supervisor {
                 let text = "its file has changed: the next connection starts it as the file says now";
                 self.tell(index, Level::Notice, text);
             }
-            self.watch(index, Watch::Connections);
-            self.write_record(index);
             return;
         }
         let _ = std::fs::remove_dir_all(self.settings.places.of_pool(&slot.pool));
@@ -191,6 +192,9 @@ impl Supervisor {
         let pid = generation.map(|generation| generation.process.pid);
         slot.record.pid = pid.map(Pid::as_raw);
         slot.record.start_time = pid.and_then(quiesce::start_time);
+        slot.record.uplink = generation
+            .and_then(|generation| generation.uplink.as_ref())
+            .and_then(|uplink| Some((uplink.pid.as_raw(), quiesce::start_time(uplink.pid)?)));
         slot.record.cgroup = generation
             .and_then(|generation| generation.freezer.cgroup())
             .map(|cgroup| cgroup.directory().to_owned());

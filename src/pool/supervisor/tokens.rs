@@ -10,6 +10,9 @@ pub(super) enum Token {
     End(usize),
     Log(usize),
     Refused(usize),
+    Uplink(usize),
+    /// The host's own addresses have changed.
+    Addresses,
     /// A counter of a generation's cgroup.
     Limit(usize),
     /// The kernel's audit.
@@ -33,6 +36,8 @@ impl Token {
             Self::Audit => (7, 0),
             Self::Answer(index) => (8, index),
             Self::Gate(index) => (9, index),
+            Self::Uplink(index) => (10, index),
+            Self::Addresses => (11, 0),
         };
         (kind << 56) | index as u64
     }
@@ -49,6 +54,8 @@ impl Token {
             7 => Self::Audit,
             8 => Self::Answer(index),
             9 => Self::Gate(index),
+            10 => Self::Uplink(index),
+            11 => Self::Addresses,
             _ => Self::Signal,
         }
     }

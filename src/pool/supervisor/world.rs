@@ -17,6 +17,7 @@ use crate::pool::events;
 use crate::pool::machine::{After, Event, State};
 use crate::pool::slot::{Slot, Watch};
 use crate::sandbox::Outcome;
+use crate::sandbox::uplink::Condition;
 
 /// How long a log that says too much is not read.
 const HUSH: Duration = Duration::from_millis(50);
@@ -33,6 +34,8 @@ impl Supervisor {
             Token::Status(index) => self.on_status(index),
             Token::Log(index) => self.on_log(index),
             Token::End(index) => self.on_end(index),
+            Token::Uplink(index) => self.on_uplink(index),
+            Token::Addresses => self.on_addresses(),
             Token::Limit(index) => self.on_limit(index),
             Token::Audit => self.on_audit(),
             Token::Refused(index) => {
@@ -67,7 +70,9 @@ impl Supervisor {
     }
 
     fn on_connection(&mut self, index: usize, flags: EpollFlags) {
-        if flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLERR) {
+        let gone =
+            EpollFlags::EPOLLHUP | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLERR | EpollFlags::EPOLLOUT;
+        if flags.intersects(gone) {
             return self.repair(index);
         }
         let Some(slot) = &self.slots[index] else { return };
@@ -170,6 +175,51 @@ impl Supervisor {
         generation.phases.walls = generation.began.elapsed().saturating_sub(before);
         if let Outcome::Failed(error) = outcome {
             self.start_failed(index, &error.to_string());
+        }
+    }
+
+    /// The way out is there, or there is none any more.
+    fn on_uplink(&mut self, index: usize) {
+        let Some(slot) = &mut self.slots[index] else { return };
+        let Some(generation) = &mut slot.generation else { return };
+        let Some(uplink) = &mut generation.uplink else { return };
+        match uplink.condition() {
+            Condition::Starting => {}
+            Condition::Up => {
+                for fd in uplink.signs().skip(1) {
+                    let _ = self.epoll.delete(fd);
+                }
+                uplink.is_up();
+                generation.phases.network = Some(generation.began.elapsed());
+                // Where it has ended, its end says more than this.
+                let _ = generation.process.network_is_up();
+            }
+            Condition::Ended(reason) => {
+                let Some(uplink) = generation.uplink.take() else { return };
+                for fd in uplink.signs() {
+                    let _ = self.epoll.delete(fd);
+                }
+                uplink.end();
+                self.lose_uplink(index, &format!("pasta: {reason}"));
+            }
+        }
+    }
+
+    /// A pool without its way out starts anew; one that is ending anyway just ends.
+    pub(super) fn lose_uplink(&mut self, index: usize, reason: &str) {
+        let Some(slot) = &mut self.slots[index] else { return };
+        match slot.machine.state() {
+            State::Starting { .. } => self.start_failed(index, &format!("no network: {reason}")),
+            State::Stopping { .. } => {}
+            _ if slot.machine.is_draining() => {}
+            _ => {
+                slot.successor.get_or_insert_with(|| slot.pool.clone());
+                let text =
+                    format!("its network is lost: {reason}; it drains, and the next connection starts it");
+                slot.record.last_error = Some(text.clone());
+                self.tell(index, Level::Error, &text);
+                self.drain(index, self.settings.places.drain);
+            }
         }
     }
 
