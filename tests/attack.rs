@@ -204,14 +204,8 @@ fn every_attack_is_held_by_every_profile_but_for_what_compat_says_it_opens() {
     let rig = Rig::new();
     let pool = pool(&rig);
     // Its files say so: programs in /tmp, what the machine is, a slowlog, and old interpreters.
-    let compat = [
-        "execute-written",
-        "map-written",
-        "kernel-modules",
-        "ptrace",
-        "process-vm-readv",
-        "personality",
-    ];
+    let compat =
+        ["execute-written", "map-written", "kernel-modules", "ptrace", "process-vm-readv", "personality"];
     for (profile, opened) in [("strict", &[][..]), ("hosting", &[]), ("ci", &[]), ("compat", &compat)] {
         let seen = audit(&rig, &["--profile", profile, pool.to_str().unwrap()]);
         let all = ATTACKS.iter().map(|attack| attack.id);
