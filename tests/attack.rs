@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use howdah::attack::{ATTACKS, Control, Wall};
 use howdah::sandbox::landlock;
 use rig::Rig;
+use rig::world::World;
 use serde_json::Value;
 
 /// What a kernel may lack; what an image may.
@@ -204,14 +205,8 @@ fn every_attack_is_held_by_every_profile_but_for_what_compat_says_it_opens() {
     let rig = Rig::new();
     let pool = pool(&rig);
     // Its files say so: programs in /tmp, what the machine is, a slowlog, and old interpreters.
-    let compat = [
-        "execute-written",
-        "map-written",
-        "kernel-modules",
-        "ptrace",
-        "process-vm-readv",
-        "personality",
-    ];
+    let compat =
+        ["execute-written", "map-written", "kernel-modules", "ptrace", "process-vm-readv", "personality"];
     for (profile, opened) in [("strict", &[][..]), ("hosting", &[]), ("ci", &[]), ("compat", &compat)] {
         let seen = audit(&rig, &["--profile", profile, pool.to_str().unwrap()]);
         let all = ATTACKS.iter().map(|attack| attack.id);
@@ -336,6 +331,22 @@ fn without_root_it_works_the_same() {
     audit.env("HOME", rig.path("home")).env("TMPDIR", rig.path("tmp")).uid(rig::TENANT.1).gid(rig::TENANT.2);
     let seen = outcomes(&cards(&audit.output().unwrap())[0]);
     let wrong = unmet(&seen, ATTACKS.iter().map(|attack| attack.id), "held", "rootless");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_pool_with_a_way_out_is_held_as_well() {
+    let rig = Rig::new();
+    let world = World::new(&rig);
+    let file = pool(&rig);
+    let text = fs::read_to_string(&file).unwrap() + "[network]\nmode = \"outbound\"\n";
+    fs::write(&file, text).unwrap();
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut audit = Command::new("nsenter");
+    audit.args(&world.words()[1..]).arg(rig::HOWDAH).args(["audit", "--json"]).arg(file);
+    audit.env("TMPDIR", rig.path("")).stdin(Stdio::null());
+    let seen = outcomes(&cards(&audit.output().unwrap())[0]);
+    let wrong = unmet(&seen, ATTACKS.iter().map(|attack| attack.id), "held", "outbound");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
