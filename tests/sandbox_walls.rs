@@ -289,7 +289,7 @@ fn limits_hold_without_any_controller() {
     };
     assert_eq!(of("Max core file size"), ["1", "1"]);
     assert_eq!(of("Max open files"), ["1024", "1024"]);
-    assert_eq!(of("Max processes"), ["128", "128"]);
+    assert_eq!(of("Max processes"), ["129", "129"]);
     let files = "for ($n = 0; $n < 200 && ($f[] = @fopen('/dev/null', 'r')); $n++); echo $n;";
     let opened: u32 = rig.php("held", files).parse().unwrap();
     assert!((20..50).contains(&opened), "{opened}");
