@@ -227,6 +227,7 @@ fn the_built_in_profiles_are_what_their_names_say() {
             "nothing is executed after php-fpm",
             "Landlock ABI 2 is demanded",
             "no TCP on its own loopback",
+            "a TCP listener that nothing holds is refused",
             "code is noexec",
             "nothing in code is executed",
             "limits.memory is 256M, below 512M",
