@@ -321,7 +321,8 @@ fn a_fork_bomb_is_bounded_a_neighbour_answers_and_the_pool_ends_with_it() {
         most = most.max(members.lines().count());
         assert_eq!(rig.php("neighbour", "echo 'here';"), "here");
     }
-    assert!((10..=30).contains(&most), "{most} processes");
+    // RLIMIT_NPROC is one above pids.max, and alone where there is no controller.
+    assert!((10..=31).contains(&most), "{most} processes");
     rig.wait_state("bomb", "cold");
     assert!(!rig.cgroup().join("bomb.1").exists());
 }
