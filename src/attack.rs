@@ -209,6 +209,7 @@ pub const ATTACKS: &[Attack] = &[
     naked("perf-event", &[Seccomp], "opens a perf event"),
     naked("userfaultfd", &[Seccomp], "opens a userfaultfd"),
     naked("fanotify", &[Seccomp], "opens a fanotify group"),
+    naked("inotify", &[Seccomp], "takes one of the inotify instances of all pools and of root (128 in all)"),
     naked("kexec", &[Seccomp, Capabilities, User], "reaches kexec_load"),
     naked("module-init", &[Seccomp, Capabilities, User], "reaches init_module"),
     naked("module-delete", &[Seccomp, Capabilities, User], "reaches delete_module"),

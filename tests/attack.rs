@@ -211,9 +211,16 @@ fn every_attack_succeeds_where_nothing_is_in_its_way_and_every_wall_holds_its_at
 fn every_attack_is_held_by_every_profile_but_for_what_compat_says_it_opens() {
     let rig = Rig::new();
     let pool = pool(&rig);
-    // Its files say so: programs in /tmp, what the machine is, a slowlog, and old interpreters.
-    let compat =
-        ["execute-written", "map-written", "kernel-modules", "ptrace", "process-vm-readv", "personality"];
+    // Its files say so: programs in /tmp, what the machine is, a slowlog, old interpreters, and watchers.
+    let compat = [
+        "execute-written",
+        "map-written",
+        "kernel-modules",
+        "ptrace",
+        "process-vm-readv",
+        "personality",
+        "inotify",
+    ];
     for (profile, opened) in [("strict", &[][..]), ("hosting", &[]), ("ci", &[]), ("compat", &compat)] {
         let seen = audit(&rig, &["--profile", profile, pool.to_str().unwrap()]);
         let all = ATTACKS.iter().map(|attack| attack.id);
@@ -387,12 +394,16 @@ fn every_example_is_held() {
         // Its paths are a server's: below a directory of the test's own, where each is made.
         let text = fs::read_to_string(&example).unwrap();
         let below = rig.path("host").display().to_string();
-        let moved =
-            text.replace("\"/srv", &format!("\"{below}/srv")).replace("\"/run", &format!("\"{below}/run"));
+        let moved = ["/srv", "/run", "/var"]
+            .iter()
+            .fold(text, |text, place| text.replace(&format!("\"{place}"), &format!("\"{below}{place}")));
         let file = rig.write(&format!("pools/{}", example.file_name().unwrap().to_string_lossy()), &moved);
-        for line in moved.lines().filter(|line| line.trim_start().starts_with("source")) {
-            let source = line.split('"').nth(1).unwrap();
-            rig.shell(&format!("mkdir -p {source} && chmod 755 {source}"));
+        // Where one is mounted into another, its place must be there too.
+        for path in moved.lines().filter_map(|line| line.split('"').nth(1)) {
+            let is_directory = path.starts_with(&below) && !path.ends_with(".sock");
+            if is_directory {
+                rig.shell(&format!("mkdir -p {path} && chmod 755 {path}"));
+            }
         }
         let seen = audit(&rig, &[file.to_str().unwrap()]);
         let wrong =

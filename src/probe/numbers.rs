@@ -44,6 +44,7 @@ numbers! {
     GETPID = 39, 172;
     GETSOCKOPT = 55, 209;
     GETXATTR = 191, 8;
+    INOTIFY_INIT1 = 294, 26;
     INIT_MODULE = 175, 105;
     IOCTL = 16, 29;
     IOPRIO_SET = 251, 30;
