@@ -16,7 +16,7 @@ use oci_spec::runtime::{
 use crate::config::network::Ports;
 use crate::config::pool::{Access, Limits, Network, Pool};
 use crate::config::profile::{MountFlag, MountKind, Namespace, Proc, Profile};
-use crate::config::types::Bytes;
+use crate::config::types::{Bytes, Listen};
 use crate::image::Layout;
 
 /// How many of the mounts depend on image and profile only; they come first.
@@ -136,7 +136,8 @@ fn landlock(input: &Input<'_>) -> Vec<(&'static str, String)> {
         (LANDLOCK_WRITE, list(&write)),
     ];
     let mut ports = network(pool, profile).ports();
-    if *network(pool, profile) == Network::None && !profile.loopback_tcp {
+    let held = !profile.loopback_tcp || tcp_listener(pool).is_some();
+    if *network(pool, profile) == Network::None && held {
         ports = Ports { connect: Some(Vec::new()), bind: Some(Vec::new()) };
     }
     for (key, ports) in [(LANDLOCK_TCP_BIND, ports.bind), (LANDLOCK_TCP_CONNECT, ports.connect)] {
@@ -155,8 +156,21 @@ fn targets(pool: &Pool, access: Access) -> impl Iterator<Item = String> + '_ {
 pub fn least_abi(pool: &Pool, profile: &Profile) -> u32 {
     match network(pool, profile) {
         Network::Host(ports) if *ports != Ports::default() => profile.landlock_abi.max(ABI_OF_PORTS),
+        _ if profile.tcp_listener_held && holds_tcp_listener(pool, profile) => {
+            profile.landlock_abi.max(ABI_OF_PORTS)
+        }
         _ => profile.landlock_abi,
     }
+}
+
+/// Where the pool listens on TCP, first of all.
+pub fn tcp_listener(pool: &Pool) -> Option<&Listen> {
+    pool.listen.iter().find(|listen| matches!(listen, Listen::Tcp(_)))
+}
+
+/// Whether the pool has a socket of the host's network and is to have no way into that.
+pub fn holds_tcp_listener(pool: &Pool, profile: &Profile) -> bool {
+    tcp_listener(pool).is_some() && !matches!(network(pool, profile), Network::Host(_))
 }
 
 /// Landlock knows of TCP ports from here on.
@@ -248,6 +262,8 @@ fn process(input: &Input<'_>) -> Result<Process, OciSpecError> {
         .capabilities(sets)
         .rlimits(rlimits(&input.pool.limits.clone().over(&input.profile.limits))?)
         .no_new_privileges(input.profile.no_new_privs)
+        // An OOMScoreAdjust= of howdah's own is not for its tenants.
+        .oom_score_adj(0)
         .build()
 }
 

@@ -17,6 +17,7 @@ use crate::config::{HostAccounts, check_host, load_pools, load_serve};
 use crate::journal::{self, Level, Origin};
 use crate::pool::outbound::{self, OutboundError};
 use crate::pool::prepare::{Blueprint, Places, PrepareError, Prepared, Workshop};
+use crate::pool::tcp_listener;
 use crate::sandbox::landlock;
 use crate::sandbox::seccomp::{self, Allowed};
 use crate::spec;
@@ -123,10 +124,11 @@ fn verdict(report: &Report, json: bool) -> Result<(), Failure> {
 fn explained(pool: &Pool, prepared: Option<&Prepared>, howdah: Option<&Path>, mut told: Told) -> Told {
     let Some(Prepared { profile, .. }) = prepared else { return told };
     told.profile = profile.name.to_string();
-    told.weakened = profile.weakened();
+    told.weakened = tcp_listener::weakened(pool, profile);
     told.stricter = profile.stricter();
     told.network = spec::network(pool, profile).to_string();
     told.notices.extend(network_notices(spec::network(pool, profile), profile.landlock));
+    told.notices.extend(tcp_listener::price(pool, profile).map(str::to_owned));
     if let Network::Outbound(outbound) = spec::network(pool, profile) {
         let programs =
             if is_root() { outbound::programs(outbound).map(drop) } else { Err(OutboundError::NotRoot) };

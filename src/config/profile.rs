@@ -52,6 +52,9 @@ pub struct Profile {
     pub landlock_execute: BTreeSet<MountKind>,
     /// Whether a pool without a network may use TCP on its own loopback.
     pub loopback_tcp: bool,
+    /// Whether a pool without a way out may listen on TCP only where Landlock keeps that
+    /// socket from being a way into the host's network.
+    pub tcp_listener_held: bool,
     /// Whether set-user-id programs and file capabilities are without effect.
     pub no_new_privs: bool,
     /// Capabilities that php-fpm keeps, in its own user namespace.

@@ -15,3 +15,4 @@ pub mod record;
 pub mod refuse;
 pub mod slot;
 pub mod supervisor;
+pub mod tcp_listener;

@@ -18,6 +18,7 @@ use seccompiler::BpfProgram;
 
 pub use self::question::Question;
 use super::outbound::OutboundError;
+use super::tcp_listener::{self, TcpListenerError};
 use crate::config::network::Ports;
 use crate::config::pool::{ImageRef, Network, Pool};
 use crate::config::profile::{self, Namespace, Profile, ProfileError};
@@ -80,6 +81,9 @@ pub enum PrepareError {
     /// Its way out.
     #[error(transparent)]
     Outbound(#[from] OutboundError),
+    /// Its socket would be a way into the host's network.
+    #[error(transparent)]
+    TcpListener(#[from] TcpListenerError),
     /// Ports are to be held, by a wall that is down.
     #[error(
         "network.connect and network.bind are held by Landlock, which the profile {profile} switches off: \
@@ -134,7 +138,10 @@ pub enum PrepareError {
 impl PrepareError {
     /// Whether it is the kernel that lacks something, and not a file that is wrong.
     pub fn is_of_kernel(&self) -> bool {
-        matches!(self, Self::Landlock(_))
+        matches!(
+            self,
+            Self::Landlock(_) | Self::TcpListener(TcpListenerError::Unheld { of_kernel: true, .. })
+        )
     }
 }
 
@@ -302,6 +309,7 @@ impl Workshop {
         }
         refuse_sysctls_of_host(pool, &profile)?;
         refuse_unheld_ports(pool, &profile)?;
+        tcp_listener::refuse(pool, &profile)?;
         let known = self.filters.iter().find(|(known, _)| **known == profile);
         Ok(known.map_or_else(|| Rc::new(profile), |(known, _)| Rc::clone(known)))
     }

@@ -14,6 +14,7 @@ use super::prepare::{Places, PrepareError, Prepared, Question, Workshop};
 
 use super::quiesce::{self, Activity, Door};
 use super::record::Record;
+use super::tcp_listener;
 use crate::config::pool::{OnFailure, Pool};
 use crate::config::types::Patience;
 use crate::sandbox::SpareNetwork;
@@ -211,7 +212,7 @@ impl Slot {
         if !self.prepared.as_ref().is_some_and(|prepared| prepared.is_fresh()) {
             self.prepared = None;
             let prepared = workshop.prepare(&self.pool, self.listeners.len(), places)?;
-            self.record.weakened = prepared.profile.weakened();
+            self.record.weakened = tcp_listener::weakened(&self.pool, &prepared.profile);
             self.record.stricter = prepared.profile.stricter();
             self.record.landlock_abi = Some(match prepared.profile.landlock {
                 true => landlock::abi_in_force(),

@@ -77,6 +77,9 @@ impl Profile {
         if self.landlock && !self.loopback_tcp && hosting.loopback_tcp {
             found.push("no TCP on its own loopback".to_owned());
         }
+        if self.tcp_listener_held && !hosting.tcp_listener_held {
+            found.push("a TCP listener that nothing holds is refused".to_owned());
+        }
         // The same walls, looked at from the other side.
         let closed = |kind: MountKind| {
             let more: Vec<_> = missing(&hosting, self, kind).into_iter().map(MountFlag::as_str).collect();

@@ -26,6 +26,7 @@ pub(super) struct Raw {
     pub(super) landlock_abi: Option<Spanned<i64>>,
     pub(super) landlock_execute: Option<Vec<Spanned<String>>>,
     pub(super) loopback_tcp: Option<bool>,
+    pub(super) tcp_listener_held: Option<bool>,
     pub(super) no_new_privs: Option<Spanned<bool>>,
     pub(super) capabilities: Option<Vec<Spanned<String>>>,
     pub(super) close_descriptors: Option<bool>,
