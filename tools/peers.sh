@@ -16,19 +16,21 @@ php-fpm chroot systemd systemd-more bwrap podman podman-rootless nspawn hosting 
   --here         on this machine instead, in mounts of its own: needs root, and for
                  the systemd units systemd; what is not installed is left out
   --markdown     the tables and lists of docs/peers.md
+  --howdah FILE  this program, instead of what cargo builds
   --json         every card as a line of JSON
   --from FILE    the cards from FILE, where --json has put them; nothing is run
   --timeout S    for the guest (3000)
 END
 }
 
-peers=() release=12 here='' format=lines from='' timeout=3000
+peers=() release=12 here='' format=lines from='' howdah='' timeout=3000
 while (($#)); do
     case $1 in
         --release) release=${2-} && shift ;;
         --here) here=1 ;;
         --markdown | --json) format=${1#--} ;;
         --from) from=${2-} && shift ;;
+        --howdah) howdah=${2-} && shift ;;
         --timeout) timeout=${2-} && shift ;;
         --help | -h) usage && exit ;;
         -*) usage >&2 && exit 2 ;;
@@ -39,8 +41,8 @@ done
 
 # howdah as cargo builds it, without debug information: it is nine tenths of it.
 build() {
-    local program
-    program=$(cd "$repository" && cargo build --locked --message-format=json 2>/dev/null |
+    local program=$howdah
+    [[ -n $program ]] || program=$(cd "$repository" && cargo build --locked --message-format=json 2>/dev/null |
         jq -r 'select(.reason == "compiler-artifact" and .executable != null and .target.name == "howdah").executable')
     objcopy --strip-debug "$program" "$1"
     chmod 755 "$1"
@@ -55,8 +57,7 @@ cards() {
     if [[ -n $here ]]; then
         # shellcheck disable=SC2016
         unshare --mount --propagation private sh -c '
-            mount -t tmpfs -o mode=755 tmpfs /srv && mkdir -p /var/lib/howdah-peers &&
-            mount -t tmpfs -o mode=755 tmpfs /var/lib/howdah-peers && exec "$@"' sh \
+            mount -t tmpfs -o mode=755 tmpfs /srv && mount -t tmpfs -o mode=755 tmpfs /mnt && exec "$@"' sh \
             "$repository/tools/peers/measure" "$scratch/howdah" "$@"
     else
         "$repository/tests/vm/run" --timeout "$timeout" --with "$scratch/howdah:/usr/local/bin/howdah" \
