@@ -6,8 +6,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use crate::numbers as nr;
-use crate::outcome::{Outcome, first_open, held, not_tried, open, reached, told, tried};
-use crate::raw::{AT_FDCWD, c_string, call, text};
+use crate::outcome::{NO_PROC, Outcome, first_open, held, name, not_tried, open, reached, told, tried};
+use crate::raw::{AT_FDCWD, at_mut, c_string, call, text};
 use crate::world::{World, secret};
 
 pub(crate) fn perform(world: &World, id: &str) -> Option<Outcome> {
@@ -60,11 +60,27 @@ fn leaked_descriptor(world: &World) -> Outcome {
 }
 
 fn leaked_directory(world: &World) -> Outcome {
-    let outcomes = extra(world).into_iter().map(|fd| read_secret(&format!("/proc/self/fd/{fd}/secret")));
-    first_open(outcomes, "no such descriptor")
+    first_open(extra(world).into_iter().map(read_below), "no such descriptor")
+}
+
+/// As [`read_secret`], of a file below an open directory: by openat(2), which needs no /proc.
+fn read_below(directory: u64) -> Outcome {
+    let mut bytes = [0_u8; 256];
+    let read = call(nr::OPENAT, &[directory, text(c"secret"), 0])
+        .and_then(|file| call(nr::READ, &[file, at_mut(&mut bytes), bytes.len() as u64]));
+    match read {
+        Ok(_) if String::from_utf8_lossy(&bytes).contains(&secret()) => {
+            open(format!("read a file below descriptor {directory}"))
+        }
+        Ok(_) => held("another file is there"),
+        Err(errno) => held(name(errno)),
+    }
 }
 
 fn wrong_descriptor(world: &World) -> Outcome {
+    if !Path::new("/proc/self/fd").exists() {
+        return not_tried(NO_PROC);
+    }
     let kind = |fd: u64| fs::metadata(format!("/proc/self/fd/{fd}")).map(|data| data.file_type());
     if kind(0).is_ok_and(|kind| kind.is_dir() || kind.is_block_device()) {
         return open("0 is a directory or a disk");

@@ -64,6 +64,7 @@ numbers! {
     MQ_UNLINK = 241, 181;
     MSGCTL = 71, 187;
     MSGGET = 68, 186;
+    OPENAT = 257, 56;
     OPEN_BY_HANDLE_AT = 304, 265;
     OPEN_TREE = 428, 428;
     PERF_EVENT_OPEN = 298, 241;

@@ -14,6 +14,9 @@ pub(crate) const ENOTTY: i32 = 25;
 pub(crate) const ENOSYS: i32 = 38;
 const EAFNOSUPPORT: i32 = 97;
 
+/// Why something cannot be seen: that nothing was seen would be no wall.
+pub(crate) const NO_PROC: &str = "there is no /proc to see it by";
+
 /// What came of an attack.
 pub(crate) enum Outcome {
     /// Refused: by which errno, or what was seen instead.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::identity::drop_capabilities;
 use crate::numbers as nr;
-use crate::outcome::{Outcome, first_open, held, name, not_tried, open, told};
+use crate::outcome::{NO_PROC, Outcome, first_open, held, name, not_tried, open, told};
 use crate::raw::{at, c_string, call, exit, fork, text};
 use crate::run::{HELLO, wait};
 use crate::world::World;
@@ -49,22 +49,45 @@ fn reopened(file: &File) -> std::io::Result<File> {
     File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
+/// This program; where there is no /proc, by the name that it was started by.
+fn own_program() -> std::io::Result<Vec<u8>> {
+    fs::read("/proc/self/exe").or_else(|_| fs::read(std::env::args_os().next().unwrap_or_default()))
+}
+
 fn execute_written(file: File, place: &str) -> Outcome {
-    let copied = fs::read("/proc/self/exe")
-        .and_then(|program| (&file).write_all(&program))
-        .and_then(|()| reopened(&file));
-    drop(file);
-    let program = match copied {
-        Ok(program) => program,
-        Err(error) => return held(format!("{place}: {}", told(&error))),
+    let written = own_program().and_then(|program| (&file).write_all(&program));
+    if let Err(error) = written {
+        return held(format!("{place}: {}", told(&error)));
+    }
+    match reopened(&file) {
+        Ok(program) => {
+            drop(file);
+            execute_path(&format!("/proc/self/fd/{}", program.as_raw_fd()), place)
+        }
+        Err(_) if !has_proc() => execute_named(place),
+        Err(error) => held(format!("{place}: {}", told(&error))),
+    }
+}
+
+/// The same of a file with a name, which is taken away again: without /proc
+/// the other one cannot be opened anew.
+fn execute_named(place: &str) -> Outcome {
+    let path = format!("{place}/howdah-audit-{}", std::process::id());
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o755);
+    let written =
+        own_program().and_then(|program| options.open(&path).and_then(|mut file| file.write_all(&program)));
+    let outcome = match written {
+        Ok(()) => execute_path(&path, place),
+        Err(error) => held(format!("{place}: {}", told(&error))),
     };
-    let path = format!("/proc/self/fd/{}", program.as_raw_fd());
-    executes(
-        nr::EXECVE,
-        |program, argv, envp| vec![text(program), argv, envp],
-        &path,
-        &format!("a program in {place}"),
-    )
+    let _ = fs::remove_file(path);
+    outcome
+}
+
+fn execute_path(path: &str, place: &str) -> Outcome {
+    let arguments = |program: &CString, argv, envp| vec![text(program), argv, envp];
+    executes(nr::EXECVE, arguments, path, &format!("a program in {place}"))
 }
 
 fn map_written(file: File, place: &str) -> Outcome {
@@ -85,12 +108,21 @@ fn memfd_execute(world: &World) -> Outcome {
         Ok(fd) => fd,
         Err(errno) => return crate::outcome::done(world, Err(errno), ""),
     };
-    let path = format!("/proc/self/fd/{made}");
-    if let Err(error) = fs::copy("/proc/self/exe", &path) {
-        return held(told(&error));
+    let Ok(program) = own_program() else { return not_tried("its own program is not to be read") };
+    if let Err(errno) = write_all(made, &program) {
+        return held(name(errno));
     }
+    let path = format!("/proc/self/fd/{made}");
     let arguments = |_: &CString, argv, envp| vec![made, text(c""), argv, envp, AT_EMPTY_PATH];
     executes(nr::EXECVEAT, arguments, &path, "a program in memory")
+}
+
+fn write_all(fd: u64, mut bytes: &[u8]) -> Result<(), i32> {
+    while !bytes.is_empty() {
+        let length = call(nr::WRITE, &[fd, at(bytes), bytes.len() as u64])?;
+        bytes = &bytes[length as usize..];
+    }
+    Ok(())
 }
 
 /// Executes the probe at `path` in a child: whether it says hello.
@@ -122,11 +154,19 @@ fn executes(
 /// capabilities, and looks in /proc at what it became. It is stopped by a full
 /// pipe at the first word that it says.
 fn privileged_program(world: &World, field: &str) -> Outcome {
+    if !has_proc() {
+        return not_tried(NO_PROC);
+    }
     let candidates = candidates(world, field);
     if candidates.is_empty() {
         return not_tried("the image has no such program");
     }
     first_open(candidates.iter().map(|program| becomes(world, program, field)), "")
+}
+
+/// Whether what a program became can be looked up.
+fn has_proc() -> bool {
+    fs::metadata("/proc/self").is_ok()
 }
 
 /// Programs of the image, of what is mounted beside it, and the canary of the host's.
