@@ -66,6 +66,23 @@ impl Wall {
         }
     }
 
+    /// The keys of profile and pool file that can take it down.
+    pub fn keys(self) -> &'static [&'static str] {
+        match self {
+            Self::Seccomp => &["seccomp"],
+            Self::Landlock(_) => &["landlock", "landlock_execute"],
+            Self::NoNewPrivs => &["no_new_privs"],
+            Self::Capabilities => &["capabilities"],
+            Self::User | Self::Ipc | Self::Uts | Self::Cgroup => &["share"],
+            Self::Network => &["share", "network.mode"],
+            Self::ProcPid => &["proc"],
+            Self::ProcMasks => &["masked_paths", "readonly_paths"],
+            Self::Descriptors => &["close_descriptors"],
+            Self::MountFlags => &["mount_flags.code", "mount_flags.writable", "mount_flags.tmp"],
+            Self::Root | Self::Pid | Self::Repair => &[],
+        }
+    }
+
     /// What a profile says to put it up; `None`: no profile can take it down.
     pub fn setting(self) -> Option<&'static str> {
         match self {

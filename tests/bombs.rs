@@ -7,6 +7,8 @@
 mod rig;
 
 use std::fs;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -237,4 +239,56 @@ fn a_neighbour_answers_while_every_processor_is_spent() {
     }
     stop(&rig, "bomber");
     assert_eq!(processes_with(&word), 0);
+}
+
+/// PHP that hands the pool's listening socket (SO_ACCEPTCONN says which it is) to whoever listens at `{shared}`.
+const GIVE: &str = "$c = FFI::cdef('struct iovec { void *base; size_t length; };
+    struct msghdr { void *name; unsigned name_length; struct iovec *iov; size_t iov_length; void *control; size_t control_length; int flags; };
+    long sendmsg(int fd, const struct msghdr *message, int flags); int socket(int, int, int); int connect(int, const char *, unsigned);
+    int getsockopt(int fd, int level, int name, int *value, unsigned *length);');
+    $value = $c->new('int'); $length = $c->new('unsigned'); $length->cdata = 4;
+    for ($listener = 0; $listener < 64; $listener++)
+        if ($c->getsockopt($listener, 1, 30, FFI::addr($value), FFI::addr($length)) === 0 && $value->cdata === 1) break;
+    $address = pack('S', 1) . '{shared}' . \"\\0\"; $s = $c->socket(1, 1, 0);
+    if ($c->connect($s, $address, strlen($address))) die('no connection');
+    $byte = $c->new('char[1]'); $words = $c->new('long[3]'); $words[0] = 20; $words[1] = (1 << 32) | 1; $words[2] = $listener;
+    $iov = $c->new('struct iovec'); $iov->base = FFI::addr($byte); $iov->length = 1;
+    $m = $c->new('struct msghdr'); $m->iov = FFI::addr($iov); $m->iov_length = 1; $m->control = FFI::addr($words); $m->control_length = 24;
+    echo $c->sendmsg($s, FFI::addr($m), 0);";
+
+/// PHP that takes it there and accepts one of the other pool's visitors.
+const TAKE: &str = "$l = socket_create(AF_UNIX, SOCK_STREAM, 0); socket_bind($l, '{shared}'); chmod('{shared}', 0777);
+    socket_listen($l); $s = socket_accept($l);
+    $m = ['name' => [], 'buffer_size' => 1, 'controllen' => socket_cmsg_space(SOL_SOCKET, SCM_RIGHTS, 1)];
+    socket_recvmsg($s, $m, 0); $taken = $m['control'][0]['data'][0]; touch('{shared}.taken');
+    $visitor = socket_accept($taken); echo socket_read($visitor, 64) === 'to the giver' ? 'robbed' : 'nothing';";
+
+#[test]
+fn two_pools_with_a_shared_directory_can_hand_a_listener_over_and_the_giver_still_serves_afterwards() {
+    let mut rig = Rig::new();
+    rig.shell("mkdir shared && chmod 777 shared");
+    let mount = format!("[[mount]]\nsource = {:?}\naccess = \"rw\"\n", rig.path("shared"));
+    rig.inside("giver", TENANT, &format!("[idle]\nstop = \"1s\"\n{mount}"));
+    rig.inside("taker", OTHER, &mount);
+    rig.inside("apart", TENANT, "");
+    rig.serve();
+    let shared = rig.path("shared/socket").display().to_string();
+    let fill = |code: &str| code.replace("{shared}", &shared);
+    std::thread::scope(|scope| {
+        let taker = scope.spawn(|| rig.php("taker", &fill(TAKE)));
+        wait_for("the meeting point", SOON, || rig.path("shared/socket").exists().then_some(()));
+        assert_eq!(rig.php("giver", &fill(GIVE)), "1");
+        wait_for("the hand-over", SOON, || rig.path("shared/socket.taken").exists().then_some(()));
+        // The giver's generation is gone, and its listener is still in the other pool.
+        rig.wait_state("giver", "cold");
+        let mut visitor = UnixStream::connect(rig.socket("giver")).unwrap();
+        visitor.write_all(b"to the giver").unwrap();
+        assert_eq!(taker.join().unwrap(), "robbed");
+    });
+    wait_for("an answer of the giver", SOON, || {
+        let answer = rig.ask("giver", "/do.php", "POST", &[("Content-Type", "text/plain")], b"echo 'here';");
+        answer.ok().filter(|answer| answer.body == b"here")
+    });
+    // The control: a pool without that mount has nowhere to meet.
+    assert_eq!(rig.php("apart", &fill(GIVE)), "no connection");
 }

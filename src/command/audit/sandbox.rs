@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::super::{Failure, LAUNCH};
@@ -12,9 +13,11 @@ use super::probe::Probe;
 use super::running::Running;
 use super::watch::Stop;
 use crate::config::pool::{Access, Pool, Socket};
+use crate::config::profile::Profile;
 use crate::config::types::{Listen, Mode};
 use crate::pool::activation::{self, Listener};
 use crate::pool::prepare::{Places, Prepared, Workshop};
+use crate::pool::slot::limits_not_in_force;
 use crate::sandbox::SpareNetwork;
 use crate::sandbox::cgroup::Base;
 
@@ -33,8 +36,16 @@ pub(super) struct Bench<'a> {
     pub(super) network: Option<SpareNetwork>,
 }
 
-/// Attacks the sandbox of `pool`; also gives the name of its profile.
-pub(super) fn attack(bench: &mut Bench<'_>, pool: &Pool) -> Result<(String, Vec<Finding>), Failure> {
+/// What came of the attacks on a pool's sandbox.
+pub(super) struct Attacked {
+    pub(super) profile: Rc<Profile>,
+    pub(super) found: Vec<Finding>,
+    /// Limits by their files in the cgroup; see [`limits_not_in_force`].
+    pub(super) limits_not_in_force: Vec<String>,
+}
+
+/// Attacks the sandbox of `pool`.
+pub(super) fn attack(bench: &mut Bench<'_>, pool: &Pool) -> Result<Attacked, Failure> {
     let failed =
         |error: &dyn ToString| Failure::new(LAUNCH, format!("pool {}: {}", pool.name, error.to_string()));
     let mut listeners = pool
@@ -59,7 +70,8 @@ pub(super) fn attack(bench: &mut Bench<'_>, pool: &Pool) -> Result<(String, Vec<
     drop(neighbour);
     let found = look_at_listeners(found, &mut listeners, &pool.socket);
     listeners.into_iter().for_each(|listener| drop(listener.close_and_unlink()));
-    Ok((prepared.profile.name.to_string(), found))
+    let limits_not_in_force = limits_not_in_force(&prepared, bench.base.as_ref());
+    Ok(Attacked { profile: prepared.profile, found, limits_not_in_force })
 }
 
 fn of(pool: &Pool, failure: Failure) -> Failure {
