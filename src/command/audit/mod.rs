@@ -10,6 +10,7 @@ mod card;
 mod launcher;
 mod probe;
 mod sandbox;
+mod visitors;
 mod watch;
 
 use std::fs;

@@ -10,6 +10,7 @@ use super::super::{Failure, LAUNCH};
 use super::canary::{Canaries, SECRET};
 use super::card::{Finding, Outcome};
 use super::probe::Probe;
+use super::visitors::visitors;
 use super::watch::{PATIENCE, Stop};
 use crate::config::pool::{Access, Pool, Socket};
 use crate::config::types::{Listen, Mode};
@@ -18,6 +19,7 @@ use crate::pool::generation::Generation;
 use crate::pool::prepare::{Places, Prepared, Workshop};
 use crate::sandbox::cgroup::Base;
 use crate::sandbox::{self, step::StepError};
+use crate::spec;
 
 /// The first listening socket's descriptor, as php-fpm has it.
 const FIRST_LISTENER: usize = 3;
@@ -67,6 +69,7 @@ pub(super) fn attack(bench: &mut Bench<'_>, pool: &Pool) -> Result<(String, Vec<
     let (neighbour, mut facts) = neighbour(bench, pool)?;
     facts.extend(of_pool(pool, &prepared));
     set_program(&mut prepared, bench, "attack", &facts, listeners.len(), None);
+    let visitors = visitors(&listeners);
     let found = {
         let mut running = launch(bench, pool, &prepared, &listeners, 1)?;
         let lines =
@@ -74,7 +77,7 @@ pub(super) fn attack(bench: &mut Bench<'_>, pool: &Pool) -> Result<(String, Vec<
         drop(running);
         lines.iter().filter_map(|line| Finding::parse(line)).collect()
     };
-    drop(neighbour);
+    drop((neighbour, visitors));
     let found = look_at_listeners(found, &mut listeners, &pool.socket);
     listeners.into_iter().for_each(|listener| drop(listener.close_and_unlink()));
     Ok((prepared.profile.name.to_string(), found))
@@ -160,7 +163,8 @@ const SYSTEM: [&str; 9] =
 
 /// What the probe must know of the pool: who it is, where it may write, and where its code is.
 fn of_pool(pool: &Pool, prepared: &Prepared) -> Vec<String> {
-    let mut facts = vec![format!("uid={}", pool.user.uid)];
+    let mode = spec::network(pool, &prepared.profile).mode();
+    let mut facts = vec![format!("uid={}", pool.user.uid), format!("network={mode}")];
     let mounts = prepared.spec.mounts().iter().flatten();
     for mount in mounts.filter(|mount| mount.typ().as_deref() == Some("bind")) {
         let writable = !mount.options().iter().flatten().any(|option| option == "ro");
