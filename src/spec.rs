@@ -262,6 +262,8 @@ fn process(input: &Input<'_>) -> Result<Process, OciSpecError> {
         .capabilities(sets)
         .rlimits(rlimits(&input.pool.limits.clone().over(&input.profile.limits))?)
         .no_new_privileges(input.profile.no_new_privs)
+        // An OOMScoreAdjust= of howdah's own is not for its tenants.
+        .oom_score_adj(0)
         .build()
 }
 

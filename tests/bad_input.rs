@@ -363,7 +363,8 @@ fn a_php_fpm_that_is_too_old_is_told_with_its_version() {
     let told = line(&format!("{}: {text}", file.display()));
     assert_eq!(said(&check(&rig, &["pools"])), (CONFIGURATION, told));
     rig.serve();
-    assert_eq!(lines(&rig, "older than"), [format!("howdah: pool blog: {text}")]);
+    assert_eq!(rig.try_get("blog", "/").unwrap().status, 503);
+    assert_eq!(lines(&rig, "older than"), [format!("howdah: pool blog: {text} [blog.1]")]);
     assert_eq!(rig.end(), 0);
 }
 
@@ -450,7 +451,7 @@ impl Nobody {
             chown(rig.path(name), Some(NOBODY), Some(NOBODY)).unwrap();
         }
         let binary = rig.path("bin");
-        fs::copy(HOWDAH, &binary).unwrap();
+        rig::copy_howdah(&binary);
         let allowed = Command::new("unshare").args(["-U", "true"]).uid(NOBODY).gid(NOBODY).output().unwrap();
         if !allowed.status.success() {
             println!("skipped: this host gives unprivileged users no user namespaces");

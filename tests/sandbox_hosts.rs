@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rig::{HOWDAH, OTHER, Rig, TENANT};
+use rig::{OTHER, Rig, TENANT};
 
 /// Words that start serve as [`TENANT`], without any right of root's.
 const ROOTLESS: [&str; 8] = [
@@ -40,7 +40,7 @@ fn serve_rootless_in(rig: &mut Rig, groups: &str) {
     // The build's directory may be closed to others.
     let copy = rig.path("howdah");
     if !copy.exists() {
-        fs::copy(HOWDAH, &copy).unwrap();
+        rig::copy_howdah(&copy);
     }
     let exchange = format!("shift; exec {} \"$@\"", copy.display());
     let words: Vec<&str> = ROOTLESS[..6]
@@ -219,7 +219,7 @@ fn a_limit_whose_controller_is_missing_is_an_error_only_where_it_is_asked_for() 
 #[test]
 fn it_works_the_same_with_cgroup_v2_alone_at_sys_fs_cgroup() {
     let mut rig = Rig::new();
-    rig.inside("blog", TENANT, "[idle]\nstop = \"100ms\"");
+    rig.inside("blog", TENANT, "[idle]\nstop = \"1s\"");
     let script = "mount -t cgroup2 none /sys/fs/cgroup && exec \"$@\"";
     rig.serve_under(&["unshare", "--mount", "sh", "-c", script, "sh"], &[]);
     for life in 1..=2 {

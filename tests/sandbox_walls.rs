@@ -289,7 +289,7 @@ fn limits_hold_without_any_controller() {
     };
     assert_eq!(of("Max core file size"), ["1", "1"]);
     assert_eq!(of("Max open files"), ["1024", "1024"]);
-    assert_eq!(of("Max processes"), ["128", "128"]);
+    assert_eq!(of("Max processes"), ["129", "129"]);
     let files = "for ($n = 0; $n < 200 && ($f[] = @fopen('/dev/null', 'r')); $n++); echo $n;";
     let opened: u32 = rig.php("held", files).parse().unwrap();
     assert!((20..50).contains(&opened), "{opened}");
@@ -321,7 +321,8 @@ fn a_fork_bomb_is_bounded_a_neighbour_answers_and_the_pool_ends_with_it() {
         most = most.max(members.lines().count());
         assert_eq!(rig.php("neighbour", "echo 'here';"), "here");
     }
-    assert!((10..=30).contains(&most), "{most} processes");
+    // RLIMIT_NPROC is one above pids.max, and alone where there is no controller.
+    assert!((10..=31).contains(&most), "{most} processes");
     rig.wait_state("bomb", "cold");
     assert!(!rig.cgroup().join("bomb.1").exists());
 }

@@ -500,7 +500,9 @@ fn howdah_accepts_nothing_while_a_generation_runs() {
         // The only worker is busy: these wait in the kernel's queue.
         let waiting: Vec<_> = (0..5).map(|_| UnixStream::connect(rig.socket("blog")).unwrap()).collect();
         std::thread::sleep(Duration::from_millis(300));
-        assert_eq!(sockets(&rig), before, "serve has taken a connection");
+        // One with which it asks the kernel comes and goes.
+        let taken: Vec<_> = sockets(&rig).into_iter().filter(|one| !before.contains(one)).collect();
+        assert!(taken.is_empty(), "serve has taken a connection: {taken:?}");
         assert_eq!(slow.join().unwrap(), "slow");
         for stream in waiting {
             assert_eq!(body(&rig, ask_over(&rig, &stream, "/index.php")), ANSWER);

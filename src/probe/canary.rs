@@ -13,7 +13,7 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use crate::network::{GET_VALUES, GET_VALUES_RESULT, towards_metadata};
 use crate::numbers as nr;
 use crate::raw::{at, at_mut, c_string, call, text};
-use crate::run::print;
+use crate::run::{apart, print};
 use crate::world::{World, secret};
 use crate::{ipc, kernel};
 
@@ -61,8 +61,9 @@ fn neighbour(world: &World) -> Held {
     held.listen_abstract(&format!("{name}-neighbour"));
     held.listen(&neighbours_path(name));
     let _ = fs::write(neighbours_secret(name), secret());
-    ipc::leave(key(world) + 1, &format!("{name}-neighbour"));
-    kernel::leave_key(&c_string(&format!("{name}-key")), KEY_SECONDS);
+    // A filter may kill for it: what cannot be left is not there to be found.
+    apart(|| ipc::leave(key(world) + 1, &format!("{name}-neighbour")));
+    apart(|| kernel::leave_key(&c_string(&format!("{name}-key")), KEY_SECONDS));
     held
 }
 

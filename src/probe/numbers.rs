@@ -8,6 +8,14 @@ macro_rules! numbers {
             #[cfg(not(target_arch = "x86_64"))]
             pub(crate) const $name: i64 = $generic;
         )*
+
+        /// The name of a call that the probe makes.
+        pub(crate) fn name(number: i64) -> Option<String> {
+            [$(($name, stringify!($name))),*]
+                .iter()
+                .find(|(known, _)| *known == number)
+                .map(|(_, name)| name.to_lowercase())
+        }
     };
 }
 

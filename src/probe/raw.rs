@@ -6,6 +6,8 @@
 
 use std::ffi::{CStr, CString, c_long};
 use std::io;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use crate::numbers as nr;
 
@@ -19,9 +21,33 @@ pub(crate) const AT_FDCWD: u64 = -100_i64 as u64;
 /// The kernel's answer, or its errno.
 pub(crate) type Answer = Result<u64, i32>;
 
+/// The number of the call that was made last, by this process or by a copy of it:
+/// of one that a filter has killed, what killed it.
+static LAST_CALL: OnceLock<&'static AtomicI64> = OnceLock::new();
+
+/// From now on copies of this process tell it what they call.
+pub(crate) fn share_last_call() {
+    const READ_WRITE: u64 = 1 | 2;
+    const SHARED_ANONYMOUS: u64 = 1 | 0x20;
+    let none = -1_i64 as u64;
+    if let Ok(page) = call(nr::MMAP, &[0, 4096, READ_WRITE, SHARED_ANONYMOUS, none, 0]) {
+        // SAFETY: a page of our own, zeroed, aligned and never unmapped.
+        let word = unsafe { AtomicI64::from_ptr(page as *mut i64) };
+        let _ = LAST_CALL.set(word);
+    }
+}
+
+/// See [`share_last_call`].
+pub(crate) fn last_call() -> Option<i64> {
+    LAST_CALL.get().map(|word| word.load(Ordering::Relaxed))
+}
+
 /// Calls the kernel. An argument is a number, or the address of something that
 /// outlives the call, from [`at`], [`at_mut`] or [`text`].
 pub(crate) fn call(number: i64, arguments: &[u64]) -> Answer {
+    if let Some(word) = LAST_CALL.get() {
+        word.store(number, Ordering::Relaxed);
+    }
     let mut all = [0; 6];
     all[..arguments.len()].copy_from_slice(arguments);
     let [a, b, c, d, e, f] = all;

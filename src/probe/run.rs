@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::attack::ATTACKS;
 use crate::numbers as nr;
 use crate::outcome::{Outcome, held, open};
-use crate::raw::{at_mut, call, exit, fork};
+use crate::raw::{at_mut, call, exit, fork, last_call, share_last_call};
 use crate::world::World;
 use crate::{files, identity, ipc, kernel, listener, mounts, network, proc, processes, programs, way_out};
 
@@ -22,6 +22,7 @@ const SIGSYS: i32 = 31;
 /// Tries all of them and prints a line for each.
 pub(crate) fn all(world: &World) {
     let only: Vec<&str> = world.all("only").collect();
+    share_last_call();
     for attack in ATTACKS {
         if !only.is_empty() && !only.contains(&attack.id) {
             continue;
@@ -67,15 +68,29 @@ fn try_one(world: &World, id: &str) -> Outcome {
             let _ = reader.set_read_timeout(Some(PATIENCE));
             let mut line = String::new();
             let read = BufReader::new(reader).read_line(&mut line);
+            // Before we call anything ourselves.
+            let last = last_call();
             let _ = call(nr::KILL, &[pid, SIGKILL]);
             let status = wait(pid);
             match (read, line.trim_end().split_once('\t')) {
                 (Ok(_), Some((word, detail))) => parse(word, detail.to_owned()),
-                (Ok(_), None) => ended(status),
+                (Ok(_), None) => ended(status, last),
                 (Err(_), _) => open("unclear: no answer"),
             }
         }
         Err(errno) => open(format!("unclear: cannot fork: {}", crate::outcome::name(errno))),
+    }
+}
+
+/// Does `what` in a process of its own: what kills that one does not end ours.
+pub(crate) fn apart(what: impl FnOnce()) {
+    match fork(0) {
+        Ok(0) => {
+            what();
+            exit(0)
+        }
+        Ok(pid) => drop(wait(pid)),
+        Err(_) => {}
     }
 }
 
@@ -87,10 +102,14 @@ pub(crate) fn wait(pid: u64) -> i32 {
 }
 
 /// Of an attack that said nothing before its end.
-fn ended(status: i32) -> Outcome {
+fn ended(status: i32, last: Option<i64>) -> Outcome {
     match status & 0x7f {
         0 => open(format!("unclear: ended with status {}", status >> 8)),
-        SIGSYS => held("killed by SIGSYS"),
+        SIGSYS => match last.and_then(nr::name) {
+            Some(name) => held(format!("killed by SIGSYS at {name}")),
+            // The 32-bit entry and x32's numbers have no name here.
+            None => held("killed by SIGSYS"),
+        },
         signal => open(format!("unclear: ended by signal {signal}")),
     }
 }

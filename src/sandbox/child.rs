@@ -13,12 +13,12 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::mount::{MntFlags, MsFlags};
 use nix::sched::CloneFlags;
-use nix::sys::resource::setrlimit;
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
 use nix::unistd::{Gid, Uid};
 
 use super::mounts::{self, Tree};
-use super::plan::{Identity, Plan};
+use super::plan::{Identity, Plan, Rlimit};
 use super::step::{At, Step, StepError};
 use super::{gate, landlock, seccomp, sysctl};
 use crate::{paths, sys};
@@ -83,9 +83,9 @@ fn become_program(
     }
     // 9. Limits. Here they can only be lowered: in a user namespace nobody has a right
     //    over howdah's own hard limits. The parent raises those above them.
-    for limit in bind.rlimits.iter().filter(|limit| !limit.raises) {
-        setrlimit(limit.resource, limit.soft, limit.hard).at(Step::SetLimit, limit.words())?;
-    }
+    let is_of_files = |limit: &&Rlimit| matches!(limit.resource, Resource::RLIMIT_NOFILE);
+    let mut lowered = bind.rlimits.iter().filter(|limit| !limit.raises);
+    lowered.clone().filter(|limit| !is_of_files(limit)).try_for_each(set_limit)?;
     // 10. The id map and the raised limits are the parent's to set. As late as
     //     this, for the parent does it while we work. No file may be made before
     //     it: the kernel has no owner to give it (EOVERFLOW).
@@ -111,6 +111,8 @@ fn become_program(
     nix::unistd::chdir(&release.cwd).at(Step::Execute, format!("in {}", release.cwd.display()))?;
     // 17. Descriptors last but one: 0 to 2 and the sockets, all else closes on exec.
     arrange_descriptors(&release.descriptors, status, release.close_others)?;
+    //     And the limit of their number only now: the launch itself has more of them open.
+    lowered.find(is_of_files).map_or(Ok(()), set_limit)?;
     // 18. What may be done once from here on: execve, of step 20. Before the filter, which may
     //     forbid sending the listener; after the descriptors, none of which it may become.
     if let (Some(waiting), Some(gate)) = (&prepare.waiting, gate) {
@@ -124,6 +126,10 @@ fn become_program(
     // 20.
     let path = release.argv[0].as_c_str();
     nix::unistd::execve(path, &release.argv, &release.envp).at(Step::Execute, path.to_string_lossy())
+}
+
+fn set_limit(limit: &Rlimit) -> Result<(), StepError> {
+    setrlimit(limit.resource, limit.soft, limit.hard).at(Step::SetLimit, limit.words())
 }
 
 pub(super) fn reset_signals() -> Result<(), StepError> {

@@ -184,10 +184,21 @@ fn map_identity(plan: &Plan, pid: Pid) -> Result<(), StepError> {
 /// Sets the limits that are above our own hard ones, which the child may not
 /// (setrlimit(2): CAP_SYS_RESOURCE in the first user namespace), and lets it go on.
 fn raise_limits(plan: &Plan, pid: Pid, go: &OwnedFd) -> Result<(), StepError> {
+    give_up_protection(plan.bind.oom_score_adj, pid)?;
     for limit in plan.bind.rlimits.iter().filter(|limit| limit.raises) {
         sys::set_limit_of(pid, limit.resource, limit.soft, limit.hard).at(Step::RaiseLimit, limit.words())?;
     }
     nix::unistd::write(go, b"!").at(Step::MapIdentity, "").map(drop)
+}
+
+/// Takes from `pid` what spares howdah itself when the machine is out of memory.
+fn give_up_protection(score: Option<i32>, pid: Pid) -> Result<(), StepError> {
+    let own = fs::read_to_string("/proc/self/oom_score_adj").ok().and_then(|text| text.trim().parse().ok());
+    let Some(score) = score.filter(|score| own.is_some_and(|own: i32| own < *score)) else { return Ok(()) };
+    fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string()).map_err(|error| {
+        let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+        StepError::new(Step::RaiseLimit, format!("oom_score_adj to {score}"), errno)
+    })
 }
 
 /// A pipe whose ends lie above the numbers that the plan gives out.

@@ -64,6 +64,8 @@ pub(super) struct Bind {
     pub(super) hostname: String,
     /// Its limits.
     pub(super) rlimits: Vec<Rlimit>,
+    /// The least oom_score_adj (proc_pid_oom_score_adj(5)): howdah's own may be lower, to protect it.
+    pub(super) oom_score_adj: Option<i32>,
     /// Who it is.
     pub(super) identity: Identity,
 }
@@ -166,6 +168,7 @@ impl Plan {
             trees: own.iter().map(|mount| mounts::prepare(mount, Sources::Host)).collect::<Result<_, _>>()?,
             hostname: spec.hostname().clone().unwrap_or_default(),
             rlimits: rlimits(spec, process)?,
+            oom_score_adj: process.oom_score_adj(),
             identity: identity(process, linux, namespaces),
         };
         Ok(Self { prepare, bind, release: release(spec, process, descriptors)? })

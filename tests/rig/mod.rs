@@ -37,6 +37,14 @@ pub fn patience() -> u32 {
     std::env::var("HOWDAH_TEST_PATIENCE").map_or(1, |times| times.parse().expect("a number of times"))
 }
 
+/// A copy of the binary under test, where every account may execute it. Another
+/// process writes it: a program that is open for writing cannot be executed
+/// (ETXTBSY), and a child of another test's may have inherited what is open here.
+pub fn copy_howdah(to: &Path) {
+    let status = Command::new("cp").arg(HOWDAH).arg(to).status().unwrap();
+    assert!(status.success());
+}
+
 /// Polls until `done` gives something, at most `limit` (times [`patience`]).
 pub fn wait_for<T>(what: &str, limit: Duration, mut done: impl FnMut() -> Option<T>) -> T {
     let limit = limit * patience();
@@ -148,7 +156,7 @@ impl Rig {
         self.rootless = true;
         chown(self.directory.path(), Some(TENANT.1), Some(TENANT.2)).unwrap();
         // The build's own directory may be closed to others.
-        fs::copy(HOWDAH, self.path("howdah")).unwrap();
+        copy_howdah(&self.path("howdah"));
         self
     }
 

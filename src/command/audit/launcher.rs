@@ -162,7 +162,7 @@ fn read_to_end(process: &mut Process, stop: &Stop) -> Result<String, Failure> {
     let mut text = Vec::new();
     let Some(output) = &mut process.1 else { return Ok(String::new()) };
     loop {
-        stop.wait(output.as_fd(), until)?;
+        stop.wait(&[output.as_fd()], until)?;
         let mut bytes = [0; 16 << 10];
         match output.read(&mut bytes) {
             Ok(0) | Err(_) => return Ok(String::from_utf8_lossy(&text).into_owned()),

@@ -9,6 +9,7 @@ mod canary;
 mod card;
 mod launcher;
 mod probe;
+mod running;
 mod sandbox;
 mod visitors;
 mod watch;
@@ -24,6 +25,7 @@ use crate::config::pool::{Pool, ProfileRef, ServeConfig};
 use crate::config::{HostAccounts, load_pools, load_serve};
 use crate::journal::{self, Level, Origin};
 use crate::pool::prepare::Workshop;
+use crate::sandbox::SpareNetwork;
 use crate::sandbox::cgroup::Base;
 use canary::Canaries;
 use card::Card;
@@ -109,6 +111,7 @@ fn audit_pools(
         places: sandbox::places(scratch.path(), profiles),
         base: Base::open(config.cgroup.as_ref().map(|path| path.as_path()), &instance).ok(),
         workshop: Workshop::default(),
+        network: SpareNetwork::open(),
     };
     let cards = pools
         .map(|pool| {

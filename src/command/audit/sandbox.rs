@@ -1,24 +1,23 @@
 //! A pool's sandbox as serve would launch it, with the probe in php-fpm's place.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::super::{Failure, LAUNCH};
 use super::canary::{Canaries, SECRET};
 use super::card::{Finding, Outcome};
 use super::probe::Probe;
+use super::running::Running;
 use super::visitors::visitors;
-use super::watch::{PATIENCE, Stop};
+use super::watch::Stop;
 use crate::config::pool::{Access, Pool, Socket};
 use crate::config::types::{Listen, Mode};
 use crate::pool::activation::{self, Listener};
-use crate::pool::generation::Generation;
 use crate::pool::prepare::{Places, Prepared, Workshop};
+use crate::sandbox::SpareNetwork;
 use crate::sandbox::cgroup::Base;
-use crate::sandbox::{self, step::StepError};
 use crate::spec;
 
 /// The first listening socket's descriptor, as php-fpm has it.
@@ -32,24 +31,8 @@ pub(super) struct Bench<'a> {
     pub(super) places: Places,
     pub(super) base: Option<Base>,
     pub(super) workshop: Workshop,
-}
-
-/// A generation that ends with this value, and its cgroup with it.
-struct Running(Generation);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.process.kill();
-        let _ = nix::sys::wait::waitpid(self.0.process.pid, None);
-        let until = Instant::now() + Duration::from_secs(2);
-        // The last of its processes may need a moment more than process 1.
-        while self.0.freezer.cgroup().is_some_and(|cgroup| {
-            cgroup.remove().is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY))
-        }) && Instant::now() < until
-        {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
+    /// For the pools with a way out; `None` without root.
+    pub(super) network: Option<SpareNetwork>,
 }
 
 /// Attacks the sandbox of `pool`; also gives the name of its profile.
@@ -71,9 +54,8 @@ pub(super) fn attack(bench: &mut Bench<'_>, pool: &Pool) -> Result<(String, Vec<
     set_program(&mut prepared, bench, "attack", &facts, listeners.len(), None);
     let visitors = visitors(&listeners);
     let found = {
-        let mut running = launch(bench, pool, &prepared, &listeners, 1)?;
-        let lines =
-            talk(bench.stop, &mut running, "howdah-probe\tend").map_err(|failure| of(pool, failure))?;
+        let mut running = Running::launch(bench, pool, &prepared, &listeners)?;
+        let lines = running.talk(bench.stop, "howdah-probe\tend").map_err(|failure| of(pool, failure))?;
         drop(running);
         lines.iter().filter_map(|line| Finding::parse(line)).collect()
     };
@@ -128,9 +110,9 @@ fn neighbour(bench: &mut Bench<'_>, pool: &Pool) -> Result<(Running, Vec<String>
         bench.workshop.prepare(&other, listeners.len(), &bench.places).map_err(|error| failed(&error))?;
     let mut facts = facts_of(&listeners);
     set_program(&mut prepared, bench, "neighbour", &[], listeners.len(), Some(SECRET));
-    let mut running = launch(bench, &other, &prepared, &listeners, 1)?;
-    talk(bench.stop, &mut running, "howdah-canary\tready").map_err(|failure| of(&other, failure))?;
-    facts.push(format!("neighbour-pid={}", running.0.process.pid));
+    let mut running = Running::launch(bench, &other, &prepared, &listeners)?;
+    running.talk(bench.stop, "howdah-canary\tready").map_err(|failure| of(&other, failure))?;
+    facts.push(format!("neighbour-pid={}", running.pid()));
     Ok((running, facts))
 }
 
@@ -200,51 +182,6 @@ fn set_program(
         let mut environment = process.env().clone().unwrap_or_default();
         environment.extend(variable.map(str::to_owned));
         process.set_args(Some(words)).set_env(Some(environment));
-    }
-}
-
-fn launch(
-    bench: &Bench<'_>,
-    pool: &Pool,
-    prepared: &Prepared,
-    listeners: &[Listener],
-    number: u64,
-) -> Result<Running, Failure> {
-    let sockets: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
-    Generation::launch(pool, prepared, &sockets, number, bench.base.as_ref(), None)
-        .map(Running)
-        .map_err(|error| Failure::new(LAUNCH, format!("pool {}: {error}", pool.name)))
-}
-
-/// Everything that the probe says, until `last`.
-fn talk(stop: &Stop, running: &mut Running, last: &str) -> Result<Vec<String>, Failure> {
-    let until = Instant::now() + PATIENCE;
-    let mut lines: Vec<String> = Vec::new();
-    loop {
-        stop.wait(running.0.log(), until)?;
-        let goes_on = running.0.read_log(|line| lines.push(line.text));
-        if lines.iter().any(|line| line == last) {
-            return Ok(lines);
-        }
-        if !goes_on {
-            return Err(Failure::new(LAUNCH, end_of(running, &lines)));
-        }
-    }
-}
-
-/// Why the probe fell silent before its end.
-fn end_of(running: &Running, lines: &[String]) -> String {
-    match running.0.process.outcome() {
-        sandbox::Outcome::Failed(error) => StepError::to_string(&error),
-        _ => {
-            let _ = nix::poll::poll(
-                &mut [nix::poll::PollFd::new(running.0.process.pidfd.as_fd(), nix::poll::PollFlags::POLLIN)],
-                nix::poll::PollTimeout::from(1000_u16),
-            );
-            let how = running.0.reap().unwrap_or_else(|| "it closed its output".to_owned());
-            let said = lines.last().map(|line| format!(": {line}")).unwrap_or_default();
-            format!("the probe ended before its last attack: {how}{said}")
-        }
     }
 }
 

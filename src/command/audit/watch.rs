@@ -27,16 +27,17 @@ impl Stop {
             .map_err(|errno| Failure::new(LAUNCH, format!("signalfd: {} ({errno:?})", errno.desc())))
     }
 
-    /// Waits until `descriptor` can be read.
+    /// Waits until one of `descriptors` can be read.
     ///
     /// # Errors
     /// A signal came first, or `until`.
-    pub(super) fn wait(&self, descriptor: BorrowedFd<'_>, until: Instant) -> Result<(), Failure> {
+    pub(super) fn wait(&self, descriptors: &[BorrowedFd<'_>], until: Instant) -> Result<(), Failure> {
         loop {
             let left = PollTimeout::try_from(until.saturating_duration_since(Instant::now()));
-            let mut both =
-                [PollFd::new(self.0.as_fd(), PollFlags::POLLIN), PollFd::new(descriptor, PollFlags::POLLIN)];
-            match poll(&mut both, left.unwrap_or(PollTimeout::MAX)) {
+            let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
+            let mut all = vec![readable(self.0.as_fd())];
+            all.extend(descriptors.iter().copied().map(readable));
+            match poll(&mut all, left.unwrap_or(PollTimeout::MAX)) {
                 Ok(0) => return Err(Failure::new(LAUNCH, "the probe did not come to its end")),
                 Ok(_) => {}
                 Err(Errno::EINTR) => continue,
@@ -44,7 +45,7 @@ impl Stop {
                     return Err(Failure::new(LAUNCH, format!("poll: {} ({errno:?})", errno.desc())));
                 }
             }
-            if both[0].any() == Some(true) {
+            if all[0].any() == Some(true) {
                 return Err(Failure::new(130, "stopped"));
             }
             return Ok(());
@@ -62,7 +63,7 @@ pub(super) fn lines_until(
     let mut text = Vec::new();
     let mut facts = Vec::new();
     loop {
-        stop.wait(output.as_fd(), until)?;
+        stop.wait(&[output.as_fd()], until)?;
         let mut bytes = [0; 4096];
         match nix::unistd::read(output.as_raw_fd(), &mut bytes) {
             Ok(0) | Err(_) => return Err(Failure::new(LAUNCH, "the canaries: their process ended at once")),
