@@ -24,11 +24,14 @@ use rig::world::World;
 use serde_json::Value;
 
 /// What a kernel may lack; what an image may.
-const NOT_TRIED: [&str; 4] = [
+const NOT_TRIED: [&str; 6] = [
     "the kernel does not have it",
     "the kernel has no 32-bit entry",
     "only x86 has it",
     "the image has no such program",
+    // A machine without a network; a pool without a TCP listener.
+    "the host has no way there",
+    "no listening socket of TCP",
 ];
 
 /// Each attack's outcome and detail.
@@ -128,8 +131,10 @@ fn pool(rig: &Rig) -> PathBuf {
          && setcap cap_block_suspend+ep blog/capable && chmod 4755 blog/setuid",
     );
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    // Below that ABI strict refuses a TCP listener, and hosting says what it opens.
+    let tcp = if landlock::kernel_abi() < 4 { String::new() } else { format!(", \"127.0.0.1:{port}\"") };
     let text = format!(
-        "listen = [{:?}, \"127.0.0.1:{port}\"]\nuser = \"www-data\"\n\
+        "listen = [{:?}{tcp}]\nuser = \"www-data\"\n\
          [[mount]]\nsource = {:?}\n[[mount]]\nsource = {:?}\naccess = \"rw\"\n",
         rig.socket("blog"),
         rig.path("blog"),

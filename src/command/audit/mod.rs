@@ -12,6 +12,7 @@ mod launcher;
 mod probe;
 mod running;
 mod sandbox;
+mod visitors;
 mod watch;
 
 use std::fs;

@@ -11,6 +11,7 @@ use super::canary::{Canaries, SECRET};
 use super::card::{Finding, Outcome};
 use super::probe::Probe;
 use super::running::Running;
+use super::visitors::visitors;
 use super::watch::Stop;
 use crate::config::pool::{Access, Pool, Socket};
 use crate::config::profile::Profile;
@@ -20,6 +21,7 @@ use crate::pool::prepare::{Places, Prepared, Workshop};
 use crate::pool::slot::limits_not_in_force;
 use crate::sandbox::SpareNetwork;
 use crate::sandbox::cgroup::Base;
+use crate::spec;
 
 /// The first listening socket's descriptor, as php-fpm has it.
 const FIRST_LISTENER: usize = 3;
@@ -61,13 +63,14 @@ pub(super) fn attack(bench: &mut Bench<'_>, pool: &Pool) -> Result<Attacked, Fai
     let (neighbour, mut facts) = neighbour(bench, pool)?;
     facts.extend(of_pool(pool, &prepared));
     set_program(&mut prepared, bench, "attack", &facts, listeners.len(), None);
+    let visitors = visitors(&listeners);
     let found = {
         let mut running = Running::launch(bench, pool, &prepared, &listeners)?;
         let lines = running.talk(bench.stop, "howdah-probe\tend").map_err(|failure| of(pool, failure))?;
         drop(running);
         lines.iter().filter_map(|line| Finding::parse(line)).collect()
     };
-    drop(neighbour);
+    drop((neighbour, visitors));
     let found = look_at_listeners(found, &mut listeners, &pool.socket);
     listeners.into_iter().for_each(|listener| drop(listener.close_and_unlink()));
     let limits_not_in_force = limits_not_in_force(&prepared, bench.base.as_ref());
@@ -154,7 +157,8 @@ const SYSTEM: [&str; 9] =
 
 /// What the probe must know of the pool: who it is, where it may write, and where its code is.
 fn of_pool(pool: &Pool, prepared: &Prepared) -> Vec<String> {
-    let mut facts = vec![format!("uid={}", pool.user.uid)];
+    let mode = spec::network(pool, &prepared.profile).mode();
+    let mut facts = vec![format!("uid={}", pool.user.uid), format!("network={mode}")];
     let mounts = prepared.spec.mounts().iter().flatten();
     for mount in mounts.filter(|mount| mount.typ().as_deref() == Some("bind")) {
         let writable = !mount.options().iter().flatten().any(|option| option == "ro");
