@@ -358,6 +358,9 @@ fn a_pool_with_a_way_out_is_held_as_well() {
     let world = World::new(&rig);
     let file = pool(&rig);
     let text = fs::read_to_string(&file).unwrap() + "[network]\nmode = \"outbound\"\n";
+    // With a listener on TCP it is refused.
+    let (_, rest) = text.split_once('\n').unwrap();
+    let text = format!("listen = {:?}\n{rest}", rig.socket("blog"));
     fs::write(&file, text).unwrap();
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut audit = Command::new("nsenter");
