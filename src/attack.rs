@@ -66,6 +66,23 @@ impl Wall {
         }
     }
 
+    /// The keys of profile and pool file that can take it down.
+    pub fn keys(self) -> &'static [&'static str] {
+        match self {
+            Self::Seccomp => &["seccomp"],
+            Self::Landlock(_) => &["landlock", "landlock_execute"],
+            Self::NoNewPrivs => &["no_new_privs"],
+            Self::Capabilities => &["capabilities"],
+            Self::User | Self::Ipc | Self::Uts | Self::Cgroup => &["share"],
+            Self::Network => &["share", "network.mode"],
+            Self::ProcPid => &["proc"],
+            Self::ProcMasks => &["masked_paths", "readonly_paths"],
+            Self::Descriptors => &["close_descriptors"],
+            Self::MountFlags => &["mount_flags.code", "mount_flags.writable", "mount_flags.tmp"],
+            Self::Root | Self::Pid | Self::Repair => &[],
+        }
+    }
+
     /// What a profile says to put it up; `None`: no profile can take it down.
     pub fn setting(self) -> Option<&'static str> {
         match self {
@@ -209,6 +226,7 @@ pub const ATTACKS: &[Attack] = &[
     naked("perf-event", &[Seccomp], "opens a perf event"),
     naked("userfaultfd", &[Seccomp], "opens a userfaultfd"),
     naked("fanotify", &[Seccomp], "opens a fanotify group"),
+    naked("inotify", &[Seccomp], "takes one of the inotify instances of all pools and of root (128 in all)"),
     naked("kexec", &[Seccomp, Capabilities, User], "reaches kexec_load"),
     naked("module-init", &[Seccomp, Capabilities, User], "reaches init_module"),
     naked("module-delete", &[Seccomp, Capabilities, User], "reaches delete_module"),
@@ -249,6 +267,13 @@ pub const ATTACKS: &[Attack] = &[
     naked("alg-socket", &[Seccomp], "opens a socket to the kernel's cryptography"),
     naked("host-tcp", &[Network], "connects to a TCP port of the host's loopback"),
     naked("host-udp", &[Network], "gets an answer from a UDP port of the host's loopback"),
+    naked(
+        "host-address",
+        &[Network],
+        "connects to a TCP port of the host by an address that is not loopback",
+    ),
+    naked("metadata", &[Network], "finds a way to 169.254.169.254, a cloud's metadata"),
+    naked("routes", &[Capabilities, User], "reaches the changing of routes"),
     naked("host-abstract", &[Network, Landlock(6)], "connects to an abstract socket of the host"),
     naked("neighbour-abstract", &[Network, Landlock(6)], "connects to a neighbour's abstract socket"),
     outside("host-socket-tmp", &[Root], "connects to a unix socket of the host in /tmp"),
@@ -262,6 +287,10 @@ pub const ATTACKS: &[Attack] = &[
     naked("host-sysv-msg", &[Ipc], "finds a System V message queue of the host"),
     naked("host-mqueue", &[Ipc, Seccomp], "opens a POSIX message queue of the host"),
     naked("neighbour-sysv-shm", &[Ipc], "reads a neighbour's System V shared memory"),
+    // The connections of a pool that listens on TCP: sockets of the host's network.
+    naked("accepted-connect", &[Landlock(4)], "connects an accepted TCP connection to the host's loopback"),
+    naked("accepted-bind", &[Landlock(4)], "binds an accepted TCP connection to a port of the host"),
+    naked("accepted-listen", &[Seccomp], "listens in the host's network by an accepted TCP connection"),
     // The listening socket.
     outside("listener-nonblock", &[Repair], "makes the listening socket non-blocking"),
     outside("listener-option", &[Repair], "makes the listening socket reset each connection (SO_LINGER)"),
@@ -269,6 +298,8 @@ pub const ATTACKS: &[Attack] = &[
     naked("listener-filter", &[Seccomp], "attaches a filter to the listening socket"),
     naked("listener-lock", &[Seccomp], "locks the listening socket's filter"),
     outside("listener-disconnect", &[Repair], "un-listens the socket by connect to AF_UNSPEC (TCP)"),
+    naked("listener-connect", &[Landlock(4)], "connects the listening socket to the host's loopback (TCP)"),
+    naked("listener-fast-open", &[Seccomp], "the same by sendto with MSG_FASTOPEN"),
     naked("listener-shutdown-high-bits", &[Seccomp], "shuts the listening socket down, with high bits set"),
     naked("listener-shutdown", &[Seccomp], "shuts the listening socket down for ever"),
     outside("listener-alive", &[Repair], "leaves a listening socket that accepts nobody"),

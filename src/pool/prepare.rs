@@ -303,7 +303,8 @@ impl Workshop {
     }
 
     fn profile(&self, pool: &Pool, places: &Places) -> Result<Rc<Profile>, PrepareError> {
-        let profile = profile::load(&pool.profile, &places.profiles)?;
+        let mut profile = profile::load(&pool.profile, &places.profiles)?;
+        profile.listen = !spec::holds_tcp_listener(pool, &profile);
         if profile.landlock {
             landlock::demand(profile.landlock_abi)?;
         }

@@ -282,7 +282,7 @@ pub fn fingerprint(pool: &Pool) -> u64 {
 }
 
 /// Limits of the profile that nothing enforces here; those the file asks for would have been an error.
-fn limits_not_in_force(prepared: &Prepared, base: Option<&Base>) -> Vec<String> {
+pub fn limits_not_in_force(prepared: &Prepared, base: Option<&Base>) -> Vec<String> {
     let all = spec::limits_of(&prepared.spec).into_keys();
     all.filter(|key| {
         let controller = key.split('.').next().unwrap_or(key);

@@ -4,13 +4,13 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::net::{TcpListener, UdpSocket};
+use std::net::{Ipv6Addr, TcpListener, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::{SocketAddr, UnixListener};
 
-use crate::network::{GET_VALUES, GET_VALUES_RESULT};
+use crate::network::{GET_VALUES, GET_VALUES_RESULT, towards_metadata};
 use crate::numbers as nr;
 use crate::raw::{at, at_mut, c_string, call, text};
 use crate::run::{apart, print};
@@ -36,7 +36,7 @@ pub(crate) fn hold(world: &World, is_neighbour: bool) {
 #[derive(Default)]
 struct Held {
     unix: Vec<UnixListener>,
-    tcp: Option<TcpListener>,
+    tcp: Vec<TcpListener>,
     udp: Option<UdpSocket>,
 }
 
@@ -87,16 +87,29 @@ fn host(world: &World) -> Held {
     }
     leave_capable_program(&format!("{directory}/capable"));
     ipc::leave(key(world), &format!("{name}-host"));
-    held.tcp = TcpListener::bind(("127.0.0.1", 0)).ok();
+    let tcp = TcpListener::bind(("127.0.0.1", 0)).ok();
+    let tcp6 = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).ok();
     held.udp = UdpSocket::bind(("127.0.0.1", 0)).ok();
-    let tcp = held.tcp.as_ref().and_then(|socket| socket.local_addr().ok());
     let udp = held.udp.as_ref().and_then(|socket| socket.local_addr().ok());
-    for (what, address) in [("tcp", tcp), ("udp", udp)] {
+    let port = |socket: &Option<TcpListener>| socket.as_ref().and_then(|socket| socket.local_addr().ok());
+    for (what, address) in [("tcp", port(&tcp)), ("tcp6", port(&tcp6)), ("udp", udp)] {
         if let Some(address) = address {
             print(&format!("howdah-canary\t{what}={}\n", address.port()));
         }
     }
+    held.tcp.extend(tcp.into_iter().chain(tcp6).chain(outward()));
     held
+}
+
+/// What the host reaches beside its loopback: where clouds tell their secrets, and the host itself
+/// by the address that it has towards there.
+fn outward() -> Option<TcpListener> {
+    let socket = towards_metadata().ok()?;
+    print("howdah-canary\tmetadata=1\n");
+    let own = socket.local_addr().ok()?.ip();
+    let listener = TcpListener::bind((own, 0)).ok().filter(|_| !own.is_loopback())?;
+    print(&format!("howdah-canary\taddress={}\n", listener.local_addr().ok()?));
+    Some(listener)
 }
 
 fn key(world: &World) -> u64 {

@@ -35,6 +35,7 @@ pub(crate) fn perform(world: &World, id: &str) -> Option<Outcome> {
             const REPORT_FID: u64 = 0x200;
             try_call(nr::FANOTIFY_INIT, &[REPORT_FID, 0])
         }
+        "inotify" => done(world, call(nr::INOTIFY_INIT1, &[0]), "an instance"),
         "kexec" => try_call(nr::KEXEC_LOAD, &[0, 0, 0, 0xffff]),
         "module-init" => try_call(nr::INIT_MODULE, &[0, 0, text(c"")]),
         "module-delete" => try_call(nr::DELETE_MODULE, &[text(c"howdah_audit_none"), 0]),

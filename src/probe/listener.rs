@@ -37,7 +37,7 @@ fn attack(world: &World, id: &str, socket: u64) -> Outcome {
 }
 
 /// Of several sockets, what was worst.
-fn worst(outcomes: Vec<Outcome>) -> Outcome {
+pub(crate) fn worst(outcomes: Vec<Outcome>) -> Outcome {
     let rank = |outcome: &Outcome| match outcome {
         Outcome::Open(_) => 3,
         Outcome::Poisoned(_) => 2,

@@ -27,6 +27,7 @@ mod processes;
 mod programs;
 mod raw;
 mod run;
+mod way_out;
 mod world;
 
 use world::World;

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use crate::files::untold;
 use crate::numbers as nr;
-use crate::outcome::{Outcome, done, first_open, held, not_tried, open, told, tried};
+use crate::outcome::{Outcome, done, first_open, held, not_tried, open, reached, told, tried};
 use crate::processes::visible;
-use crate::raw::call;
+use crate::raw::{at, call, text};
 use crate::world::World;
 
 /// FCGI_GET_VALUES without a name in it, and the beginning of an answer.
@@ -38,6 +38,15 @@ pub(crate) fn perform(world: &World, id: &str) -> Option<Outcome> {
             Some(port) => tried(ask_by_udp(port as u16), |()| format!("port {port} answered")),
             None => untold("udp"),
         },
+        "host-address" => match world.get("address").parse() {
+            Ok(address) => {
+                let second = Duration::from_secs(1);
+                tried(TcpStream::connect_timeout(&address, second), |_| address.to_string())
+            }
+            Err(_) => not_tried(NO_WAY),
+        },
+        "metadata" => metadata(world),
+        "routes" => routes(world),
         "host-abstract" => abstract_socket(&format!("{name}-host")),
         "neighbour-abstract" => abstract_socket(&format!("{name}-neighbour")),
         "host-socket-tmp" => unix_socket(&format!("/tmp/{name}.sock")),
@@ -63,6 +72,42 @@ fn socket(world: &World, family: u64, kind: u64, protocol: u64) -> Outcome {
         (Ok(_), _) | (_, Ok(_)) => open("opened"),
         (Err(97), _) if !world.filtered => not_tried("the kernel does not have it"),
         (Err(errno), _) => done(world, Err(errno), ""),
+    }
+}
+
+/// What the host itself cannot reach says nothing of a sandbox.
+const NO_WAY: &str = "the host has no way there";
+
+/// A socket for the address at which clouds tell their machines' secrets, if a route leads
+/// there (connect(2) of UDP sends nothing), and a port at which nobody answers.
+pub(crate) fn towards_metadata() -> std::io::Result<UdpSocket> {
+    let socket = UdpSocket::bind(("0.0.0.0", 0))?;
+    socket.connect(("169.254.169.254", 9))?;
+    Ok(socket)
+}
+
+/// Behind a packet filter a route is no way yet; elsewhere nothing is sent.
+fn metadata(world: &World) -> Outcome {
+    match (world.get("metadata"), towards_metadata()) {
+        ("", _) => not_tried(NO_WAY),
+        (_, Ok(socket)) if world.get("network") == "outbound" => {
+            tried(socket.send(b"?"), |_| "a packet left".to_owned())
+        }
+        (_, route) => tried(route, |_| "a route leads there".to_owned()),
+    }
+}
+
+/// Takes a route away that is not there, of an interface that is not there: the kernel first asks
+/// after the right to change routes (struct rtentry of net/route.h).
+fn routes(world: &World) -> Outcome {
+    const SIOCDELRT: u64 = 0x890c;
+    let device = c"howdah0";
+    let mut request = [0_u64; 15];
+    request[1] = u64::from(2_u16.to_le());
+    request[11] = text(device);
+    match call(nr::SOCKET, &[2, DATAGRAM, 0]) {
+        Ok(socket) => reached(world, call(nr::IOCTL, &[socket, SIOCDELRT, at(&request)])),
+        Err(errno) => done(world, Err(errno), ""),
     }
 }
 

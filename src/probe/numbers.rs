@@ -23,6 +23,7 @@ numbers! {
     ACCEPT4 = 288, 242;
     ACCT = 163, 89;
     ADD_KEY = 248, 217;
+    BIND = 49, 200;
     BPF = 321, 280;
     CAPGET = 125, 90;
     CAPSET = 126, 91;
@@ -44,6 +45,7 @@ numbers! {
     GETPID = 39, 172;
     GETSOCKOPT = 55, 209;
     GETXATTR = 191, 8;
+    INOTIFY_INIT1 = 294, 26;
     INIT_MODULE = 175, 105;
     IOCTL = 16, 29;
     IOPRIO_SET = 251, 30;
@@ -83,6 +85,7 @@ numbers! {
     SCHED_SETAFFINITY = 203, 122;
     SEMCTL = 66, 191;
     SEMGET = 64, 190;
+    SENDTO = 44, 206;
     SETHOSTNAME = 170, 161;
     SETNS = 308, 268;
     SETPRIORITY = 141, 140;

@@ -116,9 +116,13 @@ pub(crate) fn name(errno: i32) -> String {
         (93, "EPROTONOSUPPORT"),
         (95, "EOPNOTSUPP"),
         (97, "EAFNOSUPPORT"),
+        (99, "EADDRNOTAVAIL"),
         (101, "ENETUNREACH"),
+        (106, "EISCONN"),
+        (107, "ENOTCONN"),
         (110, "ETIMEDOUT"),
         (111, "ECONNREFUSED"),
+        (113, "EHOSTUNREACH"),
         (116, "ESTALE"),
         (126, "ENOKEY"),
     ];

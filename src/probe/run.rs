@@ -10,7 +10,7 @@ use crate::numbers as nr;
 use crate::outcome::{Outcome, held, open};
 use crate::raw::{at_mut, call, exit, fork, last_call, share_last_call};
 use crate::world::World;
-use crate::{files, identity, ipc, kernel, listener, mounts, network, proc, processes, programs};
+use crate::{files, identity, ipc, kernel, listener, mounts, network, proc, processes, programs, way_out};
 
 /// Exit status of the probe as a program that an attack executed.
 pub(crate) const HELLO: u64 = 42;
@@ -45,6 +45,7 @@ fn perform(world: &World, id: &str) -> Outcome {
         processes::perform,
         network::perform,
         ipc::perform,
+        way_out::perform,
         listener::perform,
     ];
     subjects

@@ -33,7 +33,7 @@ pub(super) struct Finding {
     pub(super) detail: String,
     /// What would hold it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    change: Option<String>,
+    pub(super) change: Option<String>,
     #[serde(skip)]
     pub(super) of: &'static Attack,
 }
@@ -106,18 +106,6 @@ impl Card {
             open,
             not_tried,
             attacks,
-        }
-    }
-
-    /// Says of each open attack what would hold it in a pool of howdah's.
-    pub(super) fn advise(&mut self, whose: &str) {
-        for finding in self.attacks.iter_mut().filter(|finding| finding.outcome == Outcome::Open) {
-            let mut settings: Vec<&str> = finding.of.walls.iter().filter_map(|wall| wall.setting()).collect();
-            settings.dedup();
-            finding.change = Some(match settings.as_slice() {
-                [] => "no profile takes this wall down: please report it as a fault of howdah".to_owned(),
-                some => format!("{whose}: {}", some.join(", or ")),
-            });
         }
     }
 

@@ -15,6 +15,7 @@ use super::canary::{Canaries, holder};
 use super::card::{Finding, Outcome};
 use super::probe::{ABOVE_ALL, Probe};
 use super::sandbox::{facts_of, neighbours_listeners};
+use super::visitors::visitors;
 use super::watch::{PATIENCE, Stop, lines_until};
 use crate::pool::activation::Listener;
 use crate::sys;
@@ -48,6 +49,7 @@ pub(super) fn attack(
     let mut facts = facts_of(&listeners);
     facts.extend([format!("neighbour-pid={}", neighbour.0.id()), "uid=65534".to_owned()]);
     facts.extend(passed.iter().map(|socket| format!("listener={}", socket.as_raw_fd())));
+    let _visitors = visitors(&own);
     let program = Program::new(probe, canaries, command, file)?;
     let mut started = program.command(canaries, &facts)?;
     let mut process = start(&mut started)?;

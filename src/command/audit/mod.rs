@@ -5,12 +5,14 @@
 //! those that php-fpm would have. On the host there are canaries and a neighbour,
 //! so that "not reachable" is said of something that is there.
 
+mod advice;
 mod canary;
 mod card;
 mod launcher;
 mod probe;
 mod running;
 mod sandbox;
+mod visitors;
 mod watch;
 
 use std::fs;
@@ -21,6 +23,8 @@ use super::host::Host;
 use super::{CONFIGURATION, Failure, KERNEL, LAUNCH, Scratch, become_rootless, places};
 use crate::cli::Audit;
 use crate::config::pool::{Pool, ProfileRef, ServeConfig};
+use crate::config::profile;
+use crate::config::settings::settings;
 use crate::config::{HostAccounts, load_pools, load_serve};
 use crate::journal::{self, Level, Origin};
 use crate::pool::prepare::Workshop;
@@ -50,10 +54,15 @@ pub(super) fn run(arguments: &Audit) -> Result<(), Failure> {
         return Err(Failure::new(CONFIGURATION, error));
     }
     let profile = arguments.profile.as_deref().map(profile_of).transpose()?;
-    let pools = loaded.pools.into_iter().map(|pool| match &profile {
-        Some(profile) => Pool { profile: profile.clone(), ..pool },
-        None => pool,
-    });
+    // The files are read again for the advice, when the working directory is another.
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let howdah = arguments.config.as_deref().map(absolute);
+    let told = |pool: Pool| Pool {
+        file: absolute(&pool.file),
+        profile: profile.clone().unwrap_or(pool.profile),
+        ..pool
+    };
+    let pools: Vec<Pool> = loaded.pools.into_iter().map(told).collect();
     let stop = Stop::new()?;
     if let Some(refusal) = Host::look().refusal() {
         return Err(Failure::new(KERNEL, refusal));
@@ -72,7 +81,7 @@ pub(super) fn run(arguments: &Audit) -> Result<(), Failure> {
         let name = if words.is_empty() { "no sandbox".to_owned() } else { words.join(" ") };
         vec![Card::new(name, found)]
     } else {
-        audit_pools(pools, &config, &scratch, &probe, &canaries, &stop)?
+        audit_pools(pools, &config, howdah.as_deref(), &scratch, &probe, &canaries, &stop)?
     };
     tell(&cards, arguments)
 }
@@ -94,8 +103,9 @@ fn profile_of(word: &str) -> Result<ProfileRef, Failure> {
 }
 
 fn audit_pools(
-    pools: impl Iterator<Item = Pool>,
+    pools: Vec<Pool>,
     config: &ServeConfig,
+    howdah: Option<&Path>,
     scratch: &Scratch,
     probe: &Probe,
     canaries: &Canaries,
@@ -112,21 +122,34 @@ fn audit_pools(
         workshop: Workshop::default(),
         network: SpareNetwork::open(),
     };
+    let mut not_in_force = Vec::new();
     let cards = pools
+        .into_iter()
         .map(|pool| {
-            let (profile, found) = sandbox::attack(&mut bench, &pool)?;
+            let attacked = sandbox::attack(&mut bench, &pool)?;
+            let (profile, found) = (attacked.profile, attacked.found);
+            for key in attacked.limits_not_in_force {
+                if !not_in_force.contains(&key) {
+                    not_in_force.push(key);
+                }
+            }
             let mut card = Card::new(format!("pool {}", pool.name), found);
-            let written = match &pool.profile {
-                ProfileRef::File(path) => path.to_string(),
-                ProfileRef::Named(name) => format!("profile {name}"),
-            };
-            card.advise(&written);
+            let said =
+                settings(&pool, &profile, howdah).map_err(|error| Failure::new(CONFIGURATION, error))?;
+            advice::advise(&mut card, &said, &profile::hosting());
             card.file = Some(pool.file.display().to_string());
-            card.profile = Some(profile);
+            card.profile = Some(profile.name.to_string());
             Ok(card)
         })
         .collect();
     bench.base.iter().for_each(Base::remove);
+    if !not_in_force.is_empty() {
+        let keys = not_in_force.join(" ");
+        let line = format!(
+            "limits {keys} are not in force here, for want of a controller of cgroup v2: bombs are bounded by rlimits and sizes of tmpfs alone"
+        );
+        journal::line(Level::Warning, Origin::default(), &line);
+    }
     cards
 }
 

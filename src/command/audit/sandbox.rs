@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::super::{Failure, LAUNCH};
@@ -10,13 +11,17 @@ use super::canary::{Canaries, SECRET};
 use super::card::{Finding, Outcome};
 use super::probe::Probe;
 use super::running::Running;
+use super::visitors::visitors;
 use super::watch::Stop;
 use crate::config::pool::{Access, Pool, Socket};
+use crate::config::profile::Profile;
 use crate::config::types::{Listen, Mode};
 use crate::pool::activation::{self, Listener};
 use crate::pool::prepare::{Places, Prepared, Workshop};
+use crate::pool::slot::limits_not_in_force;
 use crate::sandbox::SpareNetwork;
 use crate::sandbox::cgroup::Base;
+use crate::spec;
 
 /// The first listening socket's descriptor, as php-fpm has it.
 const FIRST_LISTENER: usize = 3;
@@ -33,8 +38,16 @@ pub(super) struct Bench<'a> {
     pub(super) network: Option<SpareNetwork>,
 }
 
-/// Attacks the sandbox of `pool`; also gives the name of its profile.
-pub(super) fn attack(bench: &mut Bench<'_>, pool: &Pool) -> Result<(String, Vec<Finding>), Failure> {
+/// What came of the attacks on a pool's sandbox.
+pub(super) struct Attacked {
+    pub(super) profile: Rc<Profile>,
+    pub(super) found: Vec<Finding>,
+    /// Limits by their files in the cgroup; see [`limits_not_in_force`].
+    pub(super) limits_not_in_force: Vec<String>,
+}
+
+/// Attacks the sandbox of `pool`.
+pub(super) fn attack(bench: &mut Bench<'_>, pool: &Pool) -> Result<Attacked, Failure> {
     let failed =
         |error: &dyn ToString| Failure::new(LAUNCH, format!("pool {}: {}", pool.name, error.to_string()));
     let mut listeners = pool
@@ -50,16 +63,18 @@ pub(super) fn attack(bench: &mut Bench<'_>, pool: &Pool) -> Result<(String, Vec<
     let (neighbour, mut facts) = neighbour(bench, pool)?;
     facts.extend(of_pool(pool, &prepared));
     set_program(&mut prepared, bench, "attack", &facts, listeners.len(), None);
+    let visitors = visitors(&listeners);
     let found = {
         let mut running = Running::launch(bench, pool, &prepared, &listeners)?;
         let lines = running.talk(bench.stop, "howdah-probe\tend").map_err(|failure| of(pool, failure))?;
         drop(running);
         lines.iter().filter_map(|line| Finding::parse(line)).collect()
     };
-    drop(neighbour);
+    drop((neighbour, visitors));
     let found = look_at_listeners(found, &mut listeners, &pool.socket);
     listeners.into_iter().for_each(|listener| drop(listener.close_and_unlink()));
-    Ok((prepared.profile.name.to_string(), found))
+    let limits_not_in_force = limits_not_in_force(&prepared, bench.base.as_ref());
+    Ok(Attacked { profile: prepared.profile, found, limits_not_in_force })
 }
 
 fn of(pool: &Pool, failure: Failure) -> Failure {
@@ -142,7 +157,8 @@ const SYSTEM: [&str; 9] =
 
 /// What the probe must know of the pool: who it is, where it may write, and where its code is.
 fn of_pool(pool: &Pool, prepared: &Prepared) -> Vec<String> {
-    let mut facts = vec![format!("uid={}", pool.user.uid)];
+    let mode = spec::network(pool, &prepared.profile).mode();
+    let mut facts = vec![format!("uid={}", pool.user.uid), format!("network={mode}")];
     let mounts = prepared.spec.mounts().iter().flatten();
     for mount in mounts.filter(|mount| mount.typ().as_deref() == Some("bind")) {
         let writable = !mount.options().iter().flatten().any(|option| option == "ro");

@@ -98,13 +98,15 @@ const NEVER_INNOCENT: &[&str] = &[
 ];
 
 impl Profile {
-    /// The filter that is in force: the file's, with what [`Profile::dangerous`] changes of it.
+    /// The filter that is in force: the file's, with what [`Profile::dangerous`] and
+    /// [`Profile::listen`] change of it.
     pub fn filter(&self) -> Option<LinuxSeccomp> {
         let filter = self.seccomp.as_ref()?;
-        Some(match self.dangerous {
+        let filter = match self.dangerous {
             Dangerous::Errno => filter.clone(),
             Dangerous::Kill => killing(filter),
-        })
+        };
+        Some(if self.listen { filter } else { deaf(filter) })
     }
 
     /// Whether a process may write code and run it, as compilers at run time do: whether the
@@ -121,6 +123,19 @@ impl Profile {
             }),
         }
     }
+}
+
+/// `filter`, in which nothing may be made to listen.
+fn deaf(mut filter: LinuxSeccomp) -> LinuxSeccomp {
+    let mut groups = filter.syscalls().clone().unwrap_or_default();
+    let refusal = LinuxSyscallBuilder::default()
+        .names(vec!["listen".to_owned()])
+        .action(LinuxSeccompAction::ScmpActErrno)
+        .errno_ret(nix::errno::Errno::EPERM as u32)
+        .build();
+    groups.push(refusal.expect("names and action are all that a group needs"));
+    filter.set_syscalls(Some(groups));
+    filter
 }
 
 /// `filter`, in which the calls that are never innocent kill unless some group lets them through.
@@ -204,6 +219,9 @@ mod tests {
                 .iter()
                 .all(|name| action_of(&filter, name) == [LinuxSeccompAction::ScmpActKillProcess])
         );
+        profile.listen = false;
+        let refused = [LinuxSeccompAction::ScmpActAllow, LinuxSeccompAction::ScmpActErrno];
+        assert_eq!(action_of(&profile.filter().unwrap(), "listen"), refused, "the stricter one counts");
         profile.seccomp = None;
         assert_eq!(profile.filter(), None);
     }

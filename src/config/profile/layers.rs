@@ -162,6 +162,7 @@ impl<'a> Layers<'a> {
             landlock_execute: uses::kinds(executor, executable)?,
             loopback_tcp: *self.first(|raw| raw.loopback_tcp.as_ref())?.1,
             tcp_listener_held: *self.first(|raw| raw.tcp_listener_held.as_ref())?.1,
+            listen: true,
             no_new_privs: self.no_new_privs(seccomp.is_some())?,
             dangerous: self.dangerous()?,
             execve: self.execve(seccomp.is_some())?,

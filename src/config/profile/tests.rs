@@ -227,6 +227,7 @@ fn the_built_in_profiles_are_what_their_names_say() {
             "nothing is executed after php-fpm",
             "Landlock ABI 2 is demanded",
             "no TCP on its own loopback",
+            "a TCP listener that nothing holds is refused",
             "code is noexec",
             "nothing in code is executed",
             "limits.memory is 256M, below 512M",
@@ -248,7 +249,12 @@ fn the_built_in_profiles_are_what_their_names_say() {
             "limits.open_files is 4096, above 1024",
         ]
     );
-    assert_eq!(ci.stricter(), ["dangerous system calls kill", "Landlock ABI 2 is demanded"]);
+    let stricter = [
+        "dangerous system calls kill",
+        "Landlock ABI 2 is demanded",
+        "a TCP listener that nothing holds is refused",
+    ];
+    assert_eq!(ci.stricter(), stricter);
     assert!(ci.weakened().iter().all(|line| line.starts_with("limits.")), "{:?}", ci.weakened());
     for profile in [&strict, &compat, &ci] {
         assert!(profile.landlock && profile.no_new_privs && profile.close_descriptors);
