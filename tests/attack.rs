@@ -389,8 +389,11 @@ fn a_pool_with_a_way_out_is_held_as_well() {
     let rig = Rig::new();
     let world = World::new(&rig);
     let file = pool(&rig);
-    let text = fs::read_to_string(&file).unwrap() + "[network]\nmode = \"outbound\"\n";
-    fs::write(&file, text).unwrap();
+    let text = fs::read_to_string(&file).unwrap();
+    // A way out and a TCP listener do not go together.
+    let rest = text.split_once('\n').unwrap().1;
+    let listen = format!("listen = {:?}", rig.socket("blog"));
+    fs::write(&file, format!("{listen}\n{rest}[network]\nmode = \"outbound\"\n")).unwrap();
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut audit = Command::new("nsenter");
     audit.args(&world.words()[1..]).arg(rig::HOWDAH).args(["audit", "--json", "--config"]);
