@@ -106,7 +106,7 @@ fn pages_of_pipes_are_an_account_s_and_not_its_neighbour_s() {
         "{PIPE} $n = 0; while ($n < 400 && $c->fcntl(fresh($c)[0], 1031, 1 << 20) > 0) $n++; echo $n;"
     );
     let pages = fs::read_to_string("/proc/sys/fs/pipe-user-pages-soft").unwrap();
-    let bound = pages.trim().parse::<u64>().unwrap() * 4096 / (1 << 20);
+    let bound = (pages.trim().parse::<u64>().unwrap() * 4096) >> 20;
     let got = number(&rig, "bomber", &bomb);
     assert!(got > 0 && got <= bound, "{got} of {bound} MiB");
     // Fill up to the last page: what is left is less than a pipe of the ordinary size.

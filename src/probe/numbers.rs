@@ -20,6 +20,7 @@ macro_rules! numbers {
 }
 
 numbers! {
+    ACCEPT = 43, 202;
     ACCEPT4 = 288, 242;
     ACCT = 163, 89;
     ADD_KEY = 248, 217;

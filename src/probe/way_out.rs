@@ -36,28 +36,16 @@ fn each(sockets: impl Iterator<Item = u64>, lack: &str, attack: impl Fn(u64) -> 
     if outcomes.is_empty() { not_tried(format!("no listening socket {lack}")) } else { worst(outcomes) }
 }
 
-/// Attacks a connection that was accepted from each TCP listener, and is disconnected.
+/// Attacks a connection (howdah has made some that wait) that was accepted from each TCP listener, and is disconnected.
 fn accepted(listeners: impl Iterator<Item = u64>, attack: impl Fn(u64) -> Outcome) -> Outcome {
     let of_tcp = listeners.filter(|socket| matches!(domain(*socket), INET | INET6));
-    each(of_tcp, "of TCP", |listener| match accept(listener) {
+    each(of_tcp, "of TCP", |listener| match call(nr::ACCEPT, &[listener, 0, 0, 0]) {
         Ok(connection) => match disconnect(connection) {
             Ok(_) => attack(connection),
             Err(errno) => held(name(errno)),
         },
         Err(errno) => open(format!("unclear: nobody connects: {}", name(errno))),
     })
-}
-
-/// A connection that waits, and soon: howdah has made some.
-fn accept(listener: u64) -> Answer {
-    const POLLIN: u64 = 1;
-    let mut waiting = [listener | POLLIN << 32];
-    let second = [1_u64, 0];
-    call(nr::PPOLL, &[at_mut(&mut waiting[..]), 1, at(&second), 0, 8])?;
-    if waiting[0] >> 48 == 0 {
-        return Err(11);
-    }
-    call(nr::ACCEPT4, &[listener, 0, 0, 0])
 }
 
 fn disconnect(socket: u64) -> Answer {
@@ -67,11 +55,7 @@ fn disconnect(socket: u64) -> Answer {
 fn connect(world: &World, socket: u64) -> Outcome {
     let Some(canary) = canary(world, socket) else { return not_tried("the host has no such address") };
     let _ = disconnect(socket);
-    done(
-        world,
-        call(nr::CONNECT, &[socket, at(&canary[..]), canary.len() as u64]),
-        "it is connected to a port of the host's loopback",
-    )
+    connected(world, call(nr::CONNECT, &[socket, at(&canary[..]), canary.len() as u64]))
 }
 
 /// sendto(2) with MSG_FASTOPEN connects, too.
@@ -84,8 +68,15 @@ fn fast_open(world: &World, socket: u64) -> Outcome {
         call(nr::SENDTO, &[socket, at(words), 1, FASTOPEN_NOSIGNAL, at(&canary[..]), canary.len() as u64]);
     match sent {
         Err(EOPNOTSUPP) if !world.filtered => not_tried("the kernel does not have it"),
-        sent => done(world, sent, "it is connected to a port of the host's loopback"),
+        sent => connected(world, sent),
     }
+}
+
+/// An attack before this one has made the listening socket non-blocking.
+fn connected(world: &World, answer: Answer) -> Outcome {
+    const EINPROGRESS: i32 = 115;
+    let answer = if answer == Err(EINPROGRESS) { Ok(0) } else { answer };
+    done(world, answer, "it is connected to a port of the host's loopback")
 }
 
 /// Where the host's canary listens, for a socket of this family.
