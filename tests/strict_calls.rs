@@ -92,8 +92,8 @@ const NATIVE: &str = r#"
     echo json_encode($told);
 "#;
 
-#[test]
 #[cfg(target_arch = "x86_64")]
+#[test]
 fn code_that_was_written_is_not_run() {
     let mut rig = Rig::new();
     rig.inside_without("held", STRICT, "");
