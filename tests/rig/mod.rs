@@ -435,6 +435,14 @@ impl Drop for Rig {
             });
         }
         kill_cgroup(&self.cgroup());
+        // And those of other commands that had a directory in this one, and were killed.
+        let place = self.path("").display().to_string().trim_matches('/').replace('/', "-") + "-";
+        let all = self.cgroup().parent().and_then(|parent| fs::read_dir(parent).ok());
+        for entry in all.into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(&place) {
+                kill_cgroup(&entry.path());
+            }
+        }
         if std::thread::panicking() {
             let before = fs::read_to_string(self.path("log.before")).unwrap_or_default();
             let lines: Vec<String> = (before + &self.log()).lines().map(str::to_owned).collect();
