@@ -214,7 +214,9 @@ fn every_attack_succeeds_where_nothing_is_in_its_way_and_every_wall_holds_its_at
     let mut wrong = unmet(&audit(&rig, &["--outside"]), by_control(Control::Outside), "open", "outside");
     let run = |profile: &Path| audit(&rig, &["--profile", profile.to_str().unwrap(), pool]);
     let naked = run(&naked_but(&rig, None));
-    wrong.extend(unmet(&naked, by_control(Control::Naked), "open", "naked"));
+    // Without a TCP listener there is none that could be connected: EINVAL, whatever the walls.
+    let lacks_tcp = |id: &&str| landlock::kernel_abi() < 4 && *id == "listener-connect";
+    wrong.extend(unmet(&naked, by_control(Control::Naked).filter(|id| !lacks_tcp(id)), "open", "naked"));
     for (wall, _, _) in SWITCHES {
         let named = |other: &Wall| match other {
             Wall::Landlock(abi) => wall == "Landlock" && *abi <= landlock::kernel_abi(),
@@ -395,9 +397,9 @@ fn a_pool_with_a_way_out_is_held_as_well() {
     let world = World::new(&rig);
     let file = pool(&rig);
     // A way out and a socket of the host's network do not go together.
-    let text = fs::read_to_string(&file).unwrap();
-    let (before, after) = text.split_once(", \"127.0.0.1:").unwrap();
-    let text = format!("{before}{}[network]\nmode = \"outbound\"\n", &after[after.find(']').unwrap()..]);
+    let text = fs::read_to_string(&file).unwrap() + "[network]\nmode = \"outbound\"\n";
+    let (_, rest) = text.split_once('\n').unwrap();
+    let text = format!("listen = {:?}\n{rest}", rig.socket("blog"));
     fs::write(&file, text).unwrap();
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut audit = Command::new("nsenter");
