@@ -5,7 +5,7 @@
 mod rig;
 
 use std::fs;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -173,7 +173,9 @@ fn a_socket_file_that_was_removed_meanwhile_is_made_anew() {
     rig.crash();
     fs::remove_file(rig.socket("blog")).unwrap();
     rig.serve();
-    wait_for("the socket", Duration::from_secs(10), || rig.socket("blog").exists().then_some(()));
+    // Not by its path alone, which bind(2) makes a moment before listen(2) is called.
+    let socket = rig.socket("blog");
+    wait_for("the socket", Duration::from_secs(10), || UnixStream::connect(&socket).ok());
     rig.text("blog", "/index.php");
     assert_eq!(rig.record("blog").generation, 2);
     assert_eq!(rig.end(), 0);

@@ -2,8 +2,8 @@
 //! directory. One file lists the pools; one file for each pool that has ever
 //! been started tells the rest, so that a thousand cold pools cost one file.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -105,9 +105,10 @@ pub fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
         fs::create_dir_all(directory)?;
     }
     let fresh = path.with_extension("new");
-    let mut file = File::create(&fresh)?;
-    serde_json::to_writer(&mut file, value)?;
-    file.write_all(b"\n")?;
+    // In one call: the file is not buffered, and the serializer writes each token by itself.
+    let mut text = serde_json::to_vec(value)?;
+    text.push(b'\n');
+    fs::write(&fresh, text)?;
     fs::rename(&fresh, path)
 }
 
