@@ -2,6 +2,8 @@
 //! of the way from a pool file to a running container. What OCI has no word
 //! for rides in annotations `howdah.*`.
 
+pub mod class;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
@@ -27,6 +29,9 @@ pub const IMAGE: &str = "howdah.image";
 pub const LANDLOCK: &str = "howdah.landlock";
 /// "once": after the spec's own program none can be executed. Or "any".
 pub const EXECVE: &str = "howdah.execve";
+/// "late": the process is born with the ids of the spec's user on the host, its maps are written
+/// and its listening sockets come when it is bound to a pool.
+pub const IDENTITY: &str = "howdah.identity";
 /// The least ABI of Landlock: below it there is no launch.
 pub const LANDLOCK_ABI: &str = "howdah.landlock.abi";
 /// Paths below which Landlock allows execution, as a JSON list. (Reading is allowed everywhere.)

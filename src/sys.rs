@@ -161,6 +161,30 @@ pub fn set_limit_of(
     Errno::result(answer).map(drop)
 }
 
+/// setpriority(2): the nice value of one process.
+///
+/// # Errors
+/// EACCES for a lower value than it has, without CAP_SYS_NICE; ESRCH.
+pub fn set_nice(pid: Pid, nice: i32) -> nix::Result<()> {
+    // SAFETY: no pointers.
+    Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, pid.as_raw() as libc::id_t, nice) }).map(drop)
+}
+
+/// The secure bits of this process (capabilities(7)).
+pub fn secure_bits() -> nix::Result<c_int> {
+    // SAFETY: no pointers.
+    Errno::result(unsafe { libc::prctl(libc::PR_GET_SECUREBITS, 0, 0, 0, 0) })
+}
+
+/// Sets them.
+///
+/// # Errors
+/// EPERM without CAP_SETPCAP.
+pub fn set_secure_bits(bits: c_int) -> nix::Result<()> {
+    // SAFETY: no pointers.
+    Errno::result(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, bits as libc::c_ulong, 0, 0, 0) }).map(drop)
+}
+
 /// sigaction(2), for the default and ignoring actions only.
 ///
 /// # Panics
@@ -216,8 +240,36 @@ struct MountAttr {
 /// mount_setattr(2) on the tree behind `tree`: sets `attributes` and makes its
 /// propagation private, in all of it if `recursive`.
 pub fn restrict_tree(tree: BorrowedFd<'_>, attributes: u64, recursive: bool) -> nix::Result<()> {
-    let argument =
-        MountAttr { attr_set: attributes, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+    set_tree(tree, attributes, recursive, None)
+}
+
+/// The same, and what belongs to an id inside `users` on the disk belongs to the id that
+/// it is mapped to (MOUNT_ATTR_IDMAP, Linux 5.12): `users` is a user namespace with its maps written.
+///
+/// # Errors
+/// EINVAL where a file system of the tree cannot be id-mapped; EPERM where it is already.
+pub fn map_tree(
+    tree: BorrowedFd<'_>,
+    attributes: u64,
+    recursive: bool,
+    users: BorrowedFd<'_>,
+) -> nix::Result<()> {
+    set_tree(tree, attributes, recursive, Some(users))
+}
+
+fn set_tree(
+    tree: BorrowedFd<'_>,
+    attributes: u64,
+    recursive: bool,
+    users: Option<BorrowedFd<'_>>,
+) -> nix::Result<()> {
+    const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
+    let argument = MountAttr {
+        attr_set: attributes | users.map_or(0, |_| MOUNT_ATTR_IDMAP),
+        attr_clr: 0,
+        propagation: libc::MS_PRIVATE,
+        userns_fd: users.map_or(0, |users| users.as_raw_fd() as u64),
+    };
     let mut flags = libc::AT_EMPTY_PATH as c_uint;
     if recursive {
         flags |= libc::AT_RECURSIVE as c_uint;
@@ -416,6 +468,26 @@ pub fn let_through(listener: BorrowedFd<'_>, id: u64) -> nix::Result<()> {
     // SAFETY: the call reads one seccomp_notif_resp; the kernel knows its size from the number of the ioctl.
     let done =
         unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND as _, &raw const answer) };
+    Errno::result(done).map(drop)
+}
+
+/// SECCOMP_IOCTL_NOTIF_ADDFD (Linux 5.9): puts a duplicate of `fd` at the number `at` in the
+/// process whose call `id` waits, in place of what is there, open across execve(2).
+///
+/// # Errors
+/// ENOENT where the caller was killed in the meantime.
+pub fn put_descriptor(listener: BorrowedFd<'_>, id: u64, fd: BorrowedFd<'_>, at: u32) -> nix::Result<()> {
+    let argument = libc::seccomp_notif_addfd {
+        id,
+        flags: libc::SECCOMP_ADDFD_FLAG_SETFD as u32,
+        srcfd: fd.as_raw_fd() as u32,
+        newfd: at,
+        newfd_flags: 0,
+    };
+    // SAFETY: the call reads one seccomp_notif_addfd, which outlives it.
+    let done = unsafe {
+        libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD as _, &raw const argument)
+    };
     Errno::result(done).map(drop)
 }
 

@@ -103,6 +103,7 @@ pub fn parse_serve(
         profile_dir: serve.0.profile_dir,
         drain: serve.0.drain.map_or(Duration::from_secs(30), |wait| wait.0),
         parallel_starts: serve.0.parallel_starts.map(|n| n.0 as u32),
+        templates: serve.0.templates.map(|n| n.0 as u32),
         cgroup: serve.0.cgroup,
     };
     Ok((config, Defaults(Draft::read(defaults.0, source, accounts)?)))

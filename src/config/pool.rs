@@ -308,6 +308,8 @@ pub struct ServeConfig {
     pub drain: Duration,
     /// `[serve] parallel_starts`: how many pools may be starting at once; default: twice the cores.
     pub parallel_starts: Option<u32>,
+    /// `[serve] templates`: sandboxes of each class that are started before anybody asks for them; default: none.
+    pub templates: Option<u32>,
     /// `[serve] cgroup`: the directory below which generations get theirs, relative to the cgroup v2 mount.
     pub cgroup: Option<AbsPath>,
 }

@@ -202,5 +202,6 @@ pub(super) struct RawServe {
     pub(super) profile_dir: Option<AbsPath>,
     pub(super) drain: Option<Wait>,
     pub(super) parallel_starts: Option<Whole<1, 1_024>>,
+    pub(super) templates: Option<Whole<0, 256>>,
     pub(super) cgroup: Option<AbsPath>,
 }

@@ -53,14 +53,18 @@ pub fn write_etc(
     for (name, text) in &files {
         write(&etc.join(name), text, 0o644, None)?;
     }
-    for (name, text) in secret {
-        let path = etc.join(name);
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).map_err(|error| (parent.to_owned(), error))?;
-        }
-        write(&path, text, 0o640, Some(gid))?;
+    secret.iter().try_for_each(|(name, text)| write_secret(&etc.join(name), text, gid))
+}
+
+/// Writes one file that only the group `gid` of the host may read.
+///
+/// # Errors
+/// An I/O error, with the path that it happened on.
+pub fn write_secret(path: &Path, text: &str, gid: u32) -> Result<(), (PathBuf, io::Error)> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(|error| (parent.to_owned(), error))?;
     }
-    Ok(())
+    write(path, text, 0o640, Some(gid))
 }
 
 /// The `resolv.conf` of a network, where `host` is the host's (resolv.conf(5)).

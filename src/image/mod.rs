@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-pub use etc::{Owner, write_etc};
+pub use etc::{Owner, write_etc, write_secret};
 pub use layout::{Layout, Share};
 
 use crate::config::pool::ImageRef;

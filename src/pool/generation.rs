@@ -18,11 +18,13 @@ use super::limits::{Counters, Reason};
 use super::outbound::{self, OutboundError};
 use super::prepare::Prepared;
 use super::quiesce::{Activity, Freezer};
+use super::templates::{Lodging, Waiting};
 use crate::config::pool::{Network, Pool};
 use crate::fpm::log::{Line, Lines, classify, reason};
 use crate::sandbox::cgroup::{Base, Cgroup, CgroupError};
 use crate::sandbox::step::{Step, StepError};
 use crate::sandbox::uplink::{Net, Uplink};
+use crate::sandbox::visit::Home;
 use crate::sandbox::{self, Launched, Plan, SpareNetwork};
 use crate::spec;
 
@@ -92,6 +94,8 @@ pub struct Generation {
     pub counters: Counters,
     /// What it has said while it started; told when it is known how the start went.
     pub held: Vec<Line>,
+    /// What it has on the host beside its cgroup, where it began as a template.
+    pub lodging: Option<Lodging>,
     log: OwnedFd,
     lines: Lines,
     last: VecDeque<Line>,
@@ -145,6 +149,62 @@ impl Generation {
             limit_files: Vec::new(),
             counters: Counters::default(),
             held: Vec::new(),
+            lodging: None,
+            log,
+            lines: Lines::default(),
+            last: VecDeque::new(),
+        })
+    }
+
+    /// Makes `waiting` the generation of `pool`, with `listeners` as its sockets.
+    ///
+    /// # Errors
+    /// The step that failed, of a template that is gone then: `pool` can be launched cold.
+    pub fn from_template(
+        pool: &Pool,
+        prepared: &Prepared,
+        listeners: &[BorrowedFd<'_>],
+        number: u64,
+        base: Option<&Base>,
+        mut waiting: Waiting,
+        home: &Home,
+    ) -> Result<Self, LaunchError> {
+        let began = Instant::now();
+        let mut phases = Phases::default();
+        let mut bind = || {
+            if let Some(base) = base {
+                let demanded = spec::demanded(&pool.limits);
+                let limits = spec::limits_of(&prepared.spec);
+                let limits = limits.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+                base.limit(&waiting.cgroup, limits, |key| demanded.contains(&key))?;
+            }
+            phases.cgroup = began.elapsed();
+            let copies = listeners.iter().map(|one| one.try_clone_to_owned()).collect::<Result<_, _>>();
+            let copies =
+                copies.map_err(|_| StepError::new(Step::ArrangeDescriptors, "(sockets)", Errno::EMFILE))?;
+            waiting.bind((pool, number), prepared, copies, home, &mut phases)?;
+            Ok(())
+        };
+        if let Err(error) = bind() {
+            waiting.end();
+            return Err(error);
+        }
+        let Waiting { template, log, cgroup, lodging, .. } = waiting;
+        let process = template.into_process();
+        let counters = count(&cgroup);
+        Ok(Self {
+            number,
+            activity: Activity::default(),
+            process,
+            uplink: None,
+            freezer: Freezer::Cgroup(cgroup),
+            began,
+            phases,
+            serves: false,
+            limit_files: Vec::new(),
+            counters,
+            held: Vec::new(),
+            lodging: Some(lodging),
             log,
             lines: Lines::default(),
             last: VecDeque::new(),
@@ -180,6 +240,7 @@ impl Generation {
             limit_files: Vec::new(),
             counters,
             held: Vec::new(),
+            lodging: None,
             log,
             lines: Lines::default(),
             last: VecDeque::new(),

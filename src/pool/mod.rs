@@ -16,3 +16,4 @@ pub mod refuse;
 pub mod slot;
 pub mod supervisor;
 pub mod tcp_listener;
+pub mod templates;

@@ -193,6 +193,10 @@ pub struct Prepared {
     pub version: (u32, u32, u32),
     /// What the tenant's own file asked for and does not get.
     pub notices: Vec<String>,
+    /// Its image's parts.
+    pub layout: Layout,
+    /// Files of its `/etc` that are not for others: name and text; php-fpm's configuration is [`CONF`].
+    pub files: Vec<(String, String)>,
     stamp: Stamp,
 }
 
@@ -231,12 +235,12 @@ impl Stamp {
     }
 }
 
-/// The path of php-fpm's configuration inside.
-const CONF: &str = "/etc/howdah/php-fpm.conf";
+/// The path of php-fpm's configuration, below `/etc`.
+pub const CONF: &str = "howdah/php-fpm.conf";
 /// Where the chosen extensions' ini files are, inside.
 const SCAN_DIR: &str = "/etc/howdah/php.d";
 /// The first listening socket's descriptor.
-const FIRST_LISTENER: i32 = 3;
+pub const FIRST_LISTENER: i32 = 3;
 
 /// Pools with the same have the same php.
 fn key_of(pool: &Pool) -> (ImageRef, Option<AbsPath>) {
@@ -384,7 +388,7 @@ impl Workshop {
             args: command(image, &profile),
             env: environment.into_iter().map(|(key, value)| format!("{key}={value}")).collect(),
         })?;
-        let mut files = vec![("howdah/php-fpm.conf".to_owned(), conf.text)];
+        let mut files = vec![(CONF.to_owned(), conf.text)];
         files.extend(chosen.into_iter().flatten());
         let mut stamp = stamp.clone();
         let own_file = pool.fpm.config.as_ref().map(|path| path.as_path().to_owned());
@@ -392,9 +396,9 @@ impl Workshop {
         let services = pool.sockets.iter().map(|service| service.directory().to_owned());
         let host = ["/etc/resolv.conf".into()].into_iter().chain(services);
         stamp.0.extend(Stamp::of(host.chain(own_file)).0);
-        let prepared =
-            Prepared { spec, seccomp, profile, version: info.version, notices: conf.notices, stamp };
-        Ok(Blueprint { prepared, layout, files, state })
+        let (version, notices) = (info.version, conf.notices);
+        let prepared = Prepared { spec, seccomp, profile, version, notices, layout, files, stamp };
+        Ok(Blueprint { prepared, state })
     }
 
     /// Makes everything that `pool` needs to be launched with `listeners` sockets.
@@ -459,8 +463,6 @@ fn refuse_unheld_ports(pool: &Pool, profile: &Profile) -> Result<(), PrepareErro
 pub struct Blueprint {
     /// What a launch needs, once root and state directory are made.
     pub prepared: Prepared,
-    layout: Layout,
-    files: Vec<(String, String)>,
     state: Vec<(PathBuf, PathBuf)>,
 }
 
@@ -482,9 +484,9 @@ impl Blueprint {
             pool,
             spec::network(pool, &self.prepared.profile),
             rootfs,
-            &self.layout,
+            &self.prepared.layout,
             &self.prepared.spec,
-            &self.files,
+            &self.prepared.files,
         )
     }
 }
@@ -507,25 +509,24 @@ fn make_root(
     }
     DirBuilder::new().recursive(true).mode(0o755).create(rootfs).map_err(file(rootfs))?;
     fs::set_permissions(rootfs, fs::Permissions::from_mode(0o755)).map_err(file(rootfs))?;
-    let account = &pool.user;
-    let owner = Owner {
-        name: &account.name,
-        uid: account.uid,
-        gid: account.gid,
-        hostname: pool.name.as_str(),
-        network,
-    };
     let secret: Vec<_> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
-    write_etc(rootfs, &owner, &secret, account.gid)?;
+    write_etc(rootfs, &owner(pool, network), &secret, pool.user.gid)?;
     layout.make_links(rootfs)?;
     mounts::make_mount_points(rootfs, spec.mounts().as_deref().unwrap_or_default())?;
     Ok(())
 }
 
+/// Who `pool` is, as its passwd tells.
+pub fn owner<'a>(pool: &'a Pool, network: &'a Network) -> Owner<'a> {
+    let account = &pool.user;
+    let hostname = pool.name.as_str();
+    Owner { name: &account.name, uid: account.uid, gid: account.gid, hostname, network }
+}
+
 /// php-fpm's command line. Where no code can be made at run time, it is not tried:
 /// PCRE would warn with every expression, opcache at the start.
 fn command(image: &Image, profile: &Profile) -> Vec<String> {
-    let mut words = conf::command(&image.binary, Path::new(CONF));
+    let mut words = conf::command(&image.binary, &Path::new("/etc").join(CONF));
     if !profile.allows_written_code() {
         words.extend(["-d", "pcre.jit=0", "-d", "opcache.jit_buffer_size=0"].map(str::to_owned));
     }

@@ -3,6 +3,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::AsFd;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::activation::{ActivationError, Listener};
@@ -15,6 +16,7 @@ use super::prepare::{Places, PrepareError, Prepared, Question, Workshop};
 use super::quiesce::{self, Activity, Door};
 use super::record::Record;
 use super::tcp_listener;
+use super::templates::{self, Templates};
 use crate::config::pool::{OnFailure, Pool};
 use crate::config::types::Patience;
 use crate::sandbox::SpareNetwork;
@@ -52,7 +54,9 @@ pub struct Slot {
     pub shut: bool,
     /// What limits do to it, and what is still to be told of that.
     pub vigil: Vigil,
-    prepared: Option<Box<Prepared>>,
+    /// Whether the next launch makes its sandbox itself, for one that was made before has failed it.
+    pub cold: bool,
+    prepared: Option<Rc<Prepared>>,
     doors: Vec<Door>,
 }
 
@@ -158,6 +162,7 @@ impl Slot {
             budget: Budget::new(Instant::now()),
             shut: false,
             vigil: Vigil::default(),
+            cold: false,
             prepared: None,
             doors: Vec::new(),
         }
@@ -207,7 +212,53 @@ impl Slot {
         places: &Places,
         base: Option<&Base>,
         network: Option<&mut SpareNetwork>,
+        templates: Option<&mut Templates>,
     ) -> Result<Vec<String>, StartError> {
+        let mut notices = self.prepare(workshop, places, base)?;
+        let Some(prepared) = &self.prepared else { return Ok(notices) };
+        self.doors = self.listeners.iter().map(Door::of).collect::<Result<_, _>>()?;
+        self.listeners.iter().try_for_each(Listener::make_blocking)?;
+        self.listeners.iter_mut().for_each(Listener::remember);
+        self.record.configuration = Some(fingerprint(&self.pool));
+        self.record.network = spec::network(&self.pool, &prepared.profile).to_string();
+        let sockets: Vec<_> = self.listeners.iter().map(AsFd::as_fd).collect();
+        let number = self.record.generation;
+        let is_cold = std::mem::take(&mut self.cold)
+            || templates::always_cold(&self.pool, &prepared.profile).is_some();
+        if let Some(templates) = templates.filter(|_| !is_cold) {
+            if let Some(waiting) = templates.take(prepared, sockets.len()) {
+                let bound = Generation::from_template(
+                    &self.pool,
+                    prepared,
+                    &sockets,
+                    number,
+                    base,
+                    waiting,
+                    &templates.home,
+                );
+                match bound {
+                    Ok(generation) => {
+                        self.generation = Some(generation);
+                        return Ok(notices);
+                    }
+                    Err(error) => notices.push(format!("not by a template: {error}")),
+                }
+            }
+        }
+        self.generation = Some(Generation::launch(&self.pool, prepared, &sockets, number, base, network)?);
+        Ok(notices)
+    }
+
+    /// Makes what a launch needs, if it is not there or rests on something that has changed.
+    ///
+    /// # Errors
+    /// The first thing that is not as the pool asks.
+    pub fn prepare(
+        &mut self,
+        workshop: &mut Workshop,
+        places: &Places,
+        base: Option<&Base>,
+    ) -> Result<Vec<String>, PrepareError> {
         let mut notices = Vec::new();
         if !self.prepared.as_ref().is_some_and(|prepared| prepared.is_fresh()) {
             self.prepared = None;
@@ -220,18 +271,14 @@ impl Slot {
             });
             self.record.limits_not_in_force = limits_not_in_force(&prepared, base);
             notices.extend(prepared.notices.iter().cloned());
-            self.prepared = Some(Box::new(prepared));
+            self.prepared = Some(Rc::new(prepared));
         }
-        let Some(prepared) = &self.prepared else { return Ok(notices) };
-        self.doors = self.listeners.iter().map(Door::of).collect::<Result<_, _>>()?;
-        self.listeners.iter().try_for_each(Listener::make_blocking)?;
-        self.listeners.iter_mut().for_each(Listener::remember);
-        self.record.configuration = Some(fingerprint(&self.pool));
-        self.record.network = spec::network(&self.pool, &prepared.profile).to_string();
-        let sockets: Vec<_> = self.listeners.iter().map(AsFd::as_fd).collect();
-        self.generation =
-            Some(Generation::launch(&self.pool, prepared, &sockets, self.record.generation, base, network)?);
         Ok(notices)
+    }
+
+    /// What [`Slot::prepare`] made.
+    pub fn prepared(&self) -> Option<&Rc<Prepared>> {
+        self.prepared.as_ref()
     }
 
     /// Whether a connection waits on any of the sockets.

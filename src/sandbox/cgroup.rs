@@ -157,13 +157,24 @@ impl Base {
         fs::create_dir(&directory).map_err(refused(&directory))?;
         let handle = File::open(&directory).map_err(refused(&directory))?;
         let cgroup = Cgroup { directory, handle };
-        for (key, value) in limits {
-            if let Err(error) = self.set_limit(&cgroup, key, value, demanded(key)) {
-                let _ = cgroup.remove();
-                return Err(error);
-            }
+        if let Err(error) = self.limit(&cgroup, limits, demanded) {
+            let _ = cgroup.remove();
+            return Err(error);
         }
         Ok(cgroup)
+    }
+
+    /// Writes `limits` into a cgroup that is there already.
+    ///
+    /// # Errors
+    /// A demanded limit without a controller, or what the kernel refuses.
+    pub fn limit<'a>(
+        &self,
+        cgroup: &Cgroup,
+        mut limits: impl Iterator<Item = (&'a str, &'a str)>,
+        demanded: impl Fn(&str) -> bool,
+    ) -> Result<(), CgroupError> {
+        limits.try_for_each(|(key, value)| self.set_limit(cgroup, key, value, demanded(key)))
     }
 
     fn set_limit(&self, cgroup: &Cgroup, key: &str, value: &str, demanded: bool) -> Result<(), CgroupError> {

@@ -18,7 +18,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
 use nix::unistd::{Gid, Uid};
 
 use super::mounts::{self, Tree};
-use super::plan::{Identity, Plan, Rlimit};
+use super::plan::{Identity, Maps, Plan, Rlimit};
 use super::step::{At, Step, StepError};
 use super::{gate, landlock, seccomp, sysctl};
 use crate::{paths, sys};
@@ -91,7 +91,10 @@ fn become_program(
     //     it: the kernel has no owner to give it (EOVERFLOW).
     await_parent(go)?;
     // 11. Groups, then gid, then uid: after the uid is gone the others cannot change.
-    take_identity(&bind.identity)?;
+    //     One that is bound later has them from its birth.
+    if bind.identity.maps != Maps::Late {
+        take_identity(&bind.identity)?;
+    }
     // 12. The bounding set before the others: dropping from it needs CAP_SETPCAP.
     drop_bounding_set(&prepare.capabilities)?;
     drop_capabilities(&prepare.capabilities)?;
@@ -151,7 +154,7 @@ fn attach_root(root: BorrowedFd<'_>) -> Result<(), StepError> {
     sys::attach(root, old.as_fd()).at(Step::AttachRoot, "")
 }
 
-fn attach_all(trees: &[Tree], root: BorrowedFd<'_>) -> Result<(), StepError> {
+pub(super) fn attach_all(trees: &[Tree], root: BorrowedFd<'_>) -> Result<(), StepError> {
     trees.iter().try_for_each(|tree| mounts::attach(tree, root))
 }
 
@@ -263,7 +266,9 @@ fn capability_error(step: Step, error: &caps::errors::CapsError) -> StepError {
 fn verify(plan: &Plan) -> Result<(), StepError> {
     let fail = |what: &str| Err(StepError::new(Step::VerifyWalls, what, Errno::EPERM));
     let identity = &plan.bind.identity;
-    if nix::unistd::getresuid().at(Step::VerifyWalls, "uid")?.saved.as_raw() != identity.uid {
+    // Without a map the number cannot be seen from inside: who binds it later looks.
+    let uid = nix::unistd::getresuid().at(Step::VerifyWalls, "uid")?.saved.as_raw();
+    if identity.maps != Maps::Late && uid != identity.uid {
         return fail("uid");
     }
     for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable, CapSet::Bounding, CapSet::Ambient]

@@ -37,10 +37,19 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    /// execve(2) waits, and execveat(2): one execve is let through, the program's own.
-    pub(super) fn for_execve() -> Result<Self, SeccompError> {
-        let program = seccomp::waiting(&["execve", "execveat"])?;
-        Ok(Self { program, expected: &[libc::SYS_execve] })
+    /// With `once`, execve(2) waits, and execveat(2): one execve is let through, the program's own.
+    /// With `late`, epoll_create(2) waits: when the program makes that one call, it gets the
+    /// descriptors that nobody had for it when it was executed. `None`: nothing waits.
+    pub(super) fn new(once: bool, late: bool) -> Option<Result<Self, SeccompError>> {
+        let (calls, expected): (&[&str], &'static [i64]) = match (once, late) {
+            (false, false) => return None,
+            (true, false) => (&["execve", "execveat"], &[libc::SYS_execve]),
+            (false, true) => (&["epoll_create"], &[libc::SYS_epoll_create]),
+            (true, true) => {
+                (&["execve", "execveat", "epoll_create"], &[libc::SYS_execve, libc::SYS_epoll_create])
+            }
+        };
+        Some(seccomp::waiting(calls).map(|program| Self { program, expected }))
     }
 }
 
@@ -62,6 +71,14 @@ pub struct Gate {
     channel: Option<OwnedFd>,
     listener: Option<OwnedFd>,
     expected: VecDeque<i64>,
+    gift: Option<Gift>,
+}
+
+/// Descriptors that the child gets at its epoll_create(2), and the number of the first.
+#[derive(Debug)]
+struct Gift {
+    first: u32,
+    descriptors: Vec<OwnedFd>,
 }
 
 impl AsFd for Gate {
@@ -78,7 +95,17 @@ impl Gate {
         let ready = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         ready.add(&ours, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
         let expected = waiting.expected.iter().copied().collect();
-        Ok((Self { ready, channel: Some(ours), listener: None, expected }, theirs))
+        Ok((Self { ready, channel: Some(ours), listener: None, expected, gift: None }, theirs))
+    }
+
+    /// What the child gets when it asks: these at `first` and on, in place of what it has there.
+    pub(super) fn give(&mut self, first: u32, descriptors: Vec<OwnedFd>) {
+        self.gift = Some(Gift { first, descriptors });
+    }
+
+    /// Whether only the call is to come at which the child gets its descriptors.
+    pub(super) fn awaits_gift(&self) -> bool {
+        self.expected.iter().eq(&[libc::SYS_epoll_create]) && self.listener.is_some()
     }
 
     /// Does what there is to do for the child `pid`; does not wait.
@@ -103,6 +130,16 @@ impl Gate {
             if call.pid != pid || Some(&i64::from(call.number)) != self.expected.front() {
                 let object = format!("({} of process {})", words(), call.pid);
                 return Err(StepError::new(Step::AwaitCalls, object, Errno::EPERM));
+            }
+            if i64::from(call.number) == libc::SYS_epoll_create {
+                let Some(gift) = self.gift.take() else {
+                    let object = "(epoll_create, before there was anything to listen on)";
+                    return Err(StepError::new(Step::AwaitCalls, object, Errno::EPERM));
+                };
+                for (at, descriptor) in (gift.first..).zip(&gift.descriptors) {
+                    sys::put_descriptor(listener.as_fd(), call.id, descriptor.as_fd(), at)
+                        .at(Step::AwaitCalls, words())?;
+                }
             }
             sys::let_through(listener.as_fd(), call.id).at(Step::AwaitCalls, words())?;
             self.expected.pop_front();

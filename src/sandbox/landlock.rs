@@ -2,7 +2,9 @@
 //! whatever the mounts themselves would allow; and which ports, sockets and
 //! processes are within reach. landlock(7).
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath, PathFd,
@@ -54,6 +56,9 @@ pub(super) struct Rules {
     /// Path by path inside the sandbox. The most specific does not win: rights
     /// add up along a path, so the root's must be the least.
     pub(super) files: Vec<(PathBuf, Use)>,
+    /// Directories and files outside, for what they may be used when they are attached inside:
+    /// a rule is of the inode, wherever it is to be seen.
+    pub(super) sources: Vec<(Rc<OwnedFd>, Use)>,
     /// TCP ports to bind; `None`: all. Below ABI 4 the kernel enforces nothing of it.
     pub(super) tcp_bind: Option<Vec<u16>>,
     /// TCP ports to connect to; `None`: all.
@@ -162,6 +167,11 @@ pub(super) fn apply(rules: &Rules, no_new_privs: bool) -> Result<(), StepError> 
         ruleset = ruleset
             .add_rule(PathBeneath::new(object, purpose.rights()))
             .map_err(|error| refuse(format!("to {}: {error}", path.display())))?;
+    }
+    for (source, purpose) in &rules.sources {
+        ruleset = ruleset
+            .add_rule(PathBeneath::new(source, purpose.rights()))
+            .map_err(|error| refuse(format!("to a source: {error}")))?;
     }
     for port in rules.ports() {
         ruleset = ruleset.add_rule(port).map_err(|error| refuse(format!("to a TCP port: {error}")))?;

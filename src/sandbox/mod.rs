@@ -5,6 +5,7 @@
 
 pub mod audit;
 pub mod block;
+mod borrowed;
 pub mod cgroup;
 mod child;
 pub mod gate;
@@ -15,7 +16,10 @@ mod plan;
 pub mod seccomp;
 pub mod step;
 mod sysctl;
+pub mod template;
 pub mod uplink;
+mod users;
+pub mod visit;
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -28,6 +32,7 @@ use nix::unistd::Pid;
 use gate::{Gate, Passage};
 pub use network::SpareNetwork;
 pub use plan::Plan;
+use plan::Maps;
 use step::{At, Step, StepError};
 
 use crate::sys;
@@ -89,7 +94,11 @@ pub fn launch(
         return Err(StepError::new(Step::Clone, object, Errno::EPERM));
     }
     let made = if entered { wanted & !NETWORK } else { wanted };
-    let cloned = sys::clone3(made, cgroup);
+    let identity = &plan.bind.identity;
+    let cloned = match identity.maps {
+        Maps::Late => borrowed::clone_as(identity.uid, identity.gid, || sys::clone3(made, cgroup)),
+        Maps::None | Maps::Now(..) => sys::clone3(made, cgroup),
+    };
     if let Ok(sys::Cloned::Child) = cloned {
         drop((status, go, gate));
         child::run(plan, made, status_of_child, go_of_child, gate_of_child)
@@ -170,7 +179,11 @@ impl Launched {
 
 /// Writes the id maps.
 fn map_identity(plan: &Plan, pid: Pid) -> Result<(), StepError> {
-    let Some((uids, gids)) = &plan.bind.identity.maps else { return Ok(()) };
+    let Maps::Now(uids, gids) = &plan.bind.identity.maps else { return Ok(()) };
+    write_maps(pid, uids, gids)
+}
+
+fn write_maps(pid: Pid, uids: &str, gids: &str) -> Result<(), StepError> {
     for (file, text) in [("uid_map", uids), ("gid_map", gids)] {
         let path = format!("/proc/{pid}/{file}");
         fs::write(&path, text).map_err(|error| {

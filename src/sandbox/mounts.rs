@@ -77,15 +77,22 @@ fn refused(step: Step, mount: &Mount, errno: Errno) -> StepError {
     StepError::new(step, words(mount), errno)
 }
 
-/// A detached, private copy of what `source` is open on, with `attributes`.
+/// A detached, private copy of what `source` is open on, with `attributes`; its files
+/// belong to whom the user namespace `users` maps their owners to.
 pub(super) fn bind(
     source: BorrowedFd<'_>,
     attributes: u64,
     recursive: bool,
+    users: Option<BorrowedFd<'_>>,
     what: &str,
 ) -> Result<OwnedFd, StepError> {
     let tree = sys::open_tree_clone(source, c"", recursive).at(Step::OpenSource, what)?;
-    sys::restrict_tree(tree.as_fd(), attributes, recursive).at(Step::OpenSource, what)?;
+    match users {
+        None => sys::restrict_tree(tree.as_fd(), attributes, recursive).at(Step::OpenSource, what)?,
+        Some(users) => {
+            sys::map_tree(tree.as_fd(), attributes, recursive, users).at(Step::MapOwners, what)?;
+        }
+    }
     Ok(tree)
 }
 
@@ -111,7 +118,11 @@ impl Sources<'_> {
 }
 
 /// Makes the detached tree of one mount of the spec.
-pub(super) fn prepare(mount: &Mount, sources: Sources<'_>) -> Result<Tree, StepError> {
+pub(super) fn prepare(
+    mount: &Mount,
+    sources: Sources<'_>,
+    users: Option<BorrowedFd<'_>>,
+) -> Result<Tree, StepError> {
     let options = options_of(mount)?;
     let source = match mount.typ().as_deref() {
         Some("proc") => Source::Proc { options: options.data, attributes: options.attributes },
@@ -123,7 +134,8 @@ pub(super) fn prepare(mount: &Mount, sources: Sources<'_>) -> Result<Tree, StepE
             let path =
                 mount.source().as_deref().ok_or_else(|| refused(Step::AttachMount, mount, Errno::EINVAL))?;
             let source = sources.open(path).at(Step::OpenSource, path.display().to_string())?;
-            Source::Detached(bind(source.as_fd(), options.attributes, options.recursive, &words(mount))?)
+            let words = words(mount);
+            Source::Detached(bind(source.as_fd(), options.attributes, options.recursive, users, &words)?)
         }
         Some(_) => return Err(refused(Step::AttachMount, mount, Errno::ENODEV)),
     };
@@ -182,18 +194,32 @@ fn is_file(mount: &Mount) -> bool {
 /// # Errors
 /// An I/O error, with the path that it happened on.
 pub fn make_mount_points(rootfs: &Path, mounts: &[Mount]) -> Result<(), (PathBuf, std::io::Error)> {
+    make_own_mount_points(rootfs, &[], mounts)?;
+    let root = paths::open_trusted(rootfs).map_err(|errno| (rootfs.to_owned(), errno.into()))?;
+    DEVICES.iter().try_for_each(|device| {
+        let made = paths::make_point(root.as_fd(), &Path::new("dev").join(device), true);
+        made.map_err(|errno| (rootfs.join("dev").join(device), errno.into()))
+    })
+}
+
+/// The same for the mounts `own` alone, where those of `above` are there already.
+pub(super) fn make_own_mount_points(
+    rootfs: &Path,
+    above: &[Mount],
+    own: &[Mount],
+) -> Result<(), (PathBuf, std::io::Error)> {
     let root = paths::open_trusted(rootfs).map_err(|errno| (rootfs.to_owned(), errno.into()))?;
     let make = |target: &Path, is_file| {
         let made = paths::make_point(root.as_fd(), target, is_file);
         made.map_err(|errno| (rootfs.join(target.strip_prefix("/").unwrap_or(target)), errno.into()))
     };
-    let mut covered: Vec<&Path> = Vec::new();
-    for mount in mounts {
+    let mut covered: Vec<&Path> = above.iter().map(|mount| mount.destination().as_path()).collect();
+    for mount in own {
         let target = mount.destination();
         if !covered.iter().any(|above| target.starts_with(above)) {
             make(target, is_file(mount))?;
         }
         covered.push(target);
     }
-    DEVICES.iter().try_for_each(|device| make(&Path::new("/dev").join(device), true))
+    Ok(())
 }

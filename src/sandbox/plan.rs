@@ -23,7 +23,7 @@ use super::mounts::{self, Sources, Tree};
 use super::step::{At, Step, StepError};
 use super::sysctl::{self, Sysctls};
 use crate::spec::{
-    CLOSE_DESCRIPTORS, DEMANDED_RLIMITS, EXECVE, IMAGE, LANDLOCK, LANDLOCK_ABI, LANDLOCK_EXECUTE,
+    CLOSE_DESCRIPTORS, DEMANDED_RLIMITS, EXECVE, IDENTITY, IMAGE, LANDLOCK, LANDLOCK_ABI, LANDLOCK_EXECUTE,
     LANDLOCK_TCP_BIND, LANDLOCK_TCP_CONNECT, LANDLOCK_WRITE, PREPARED_MOUNTS,
 };
 use crate::{paths, sys};
@@ -99,10 +99,21 @@ pub(super) struct Identity {
     pub(super) uid: u32,
     /// The gid inside.
     pub(super) gid: u32,
-    /// "INSIDE HOST 1" for uid_map and gid_map; `None` without a user namespace.
-    pub(super) maps: Option<(String, String)>,
+    /// What uid_map and gid_map are to say.
+    pub(super) maps: Maps,
     /// Whether setgroups(2) is allowed; it is not below an unprivileged user namespace (user_namespaces(7)).
     pub(super) may_set_groups: bool,
+}
+
+/// The id maps of a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Maps {
+    /// There is no user namespace.
+    None,
+    /// "INSIDE HOST 1" for uid_map and gid_map.
+    Now(String, String),
+    /// The process is born with the host's ids, and the maps are written when it is bound.
+    Late,
 }
 
 /// The program.
@@ -147,7 +158,7 @@ impl Plan {
             .at(Step::OpenSource, format!("the image {}", of_image.display()))?;
         let sources = Sources::Image(of_image, directory.as_fd());
         let mut trees =
-            image.iter().map(|mount| mounts::prepare(mount, sources)).collect::<Result<Vec<_>, _>>()?;
+            image.iter().map(|mount| mounts::prepare(mount, sources, None)).collect::<Result<Vec<_>, _>>()?;
         mounts::make_points_in_tmpfs(&trees, mounts)?;
         trees.extend(devices()?);
         let prepare = Prepare {
@@ -165,13 +176,20 @@ impl Plan {
             capabilities: kept_capabilities(process)?,
         };
         let bind = Bind {
-            trees: own.iter().map(|mount| mounts::prepare(mount, Sources::Host)).collect::<Result<_, _>>()?,
+            trees: own.iter().map(|mount| mounts::prepare(mount, Sources::Host, None)).collect::<Result<_, _>>()?,
             hostname: spec.hostname().clone().unwrap_or_default(),
             rlimits: rlimits(spec, process)?,
             oom_score_adj: process.oom_score_adj(),
-            identity: identity(process, linux, namespaces),
+            identity: identity(spec, process, linux, namespaces),
         };
         Ok(Self { prepare, bind, release: release(spec, process, descriptors)? })
+    }
+
+    /// Landlock allows `purpose` below the directory that `source` is open on, wherever it is attached.
+    pub fn allow(&mut self, source: OwnedFd, purpose: Use) {
+        if let Some(rules) = &mut self.prepare.landlock {
+            rules.sources.push((source.into(), purpose));
+        }
     }
 
     /// The program is executed only after [`Launched::network_is_up`](super::Launched::network_is_up).
@@ -183,10 +201,10 @@ impl Plan {
 fn bind_root(path: &Path) -> Result<OwnedFd, StepError> {
     let words = format!("{} on /", path.display());
     let source = Sources::Host.open(path).at(Step::OpenSource, &words)?;
-    mounts::bind(source.as_fd(), sys::attr::RDONLY | sys::attr::NOSUID | sys::attr::NODEV, false, &words)
+    mounts::bind(source.as_fd(), sys::attr::RDONLY | sys::attr::NOSUID | sys::attr::NODEV, false, None, &words)
 }
 
-fn annotation<'a>(spec: &'a Spec, key: &str) -> Option<&'a str> {
+pub(super) fn annotation<'a>(spec: &'a Spec, key: &str) -> Option<&'a str> {
     spec.annotations().as_ref()?.get(key).map(String::as_str)
 }
 
@@ -194,11 +212,13 @@ fn annotation<'a>(spec: &'a Spec, key: &str) -> Option<&'a str> {
 fn waiting(spec: &Spec) -> Result<Option<Waiting>, StepError> {
     let refuse =
         |why: &dyn std::fmt::Display| StepError::new(Step::AwaitCalls, format!("({why})"), Errno::EINVAL);
-    match annotation(spec, EXECVE) {
-        None | Some("any") => Ok(None),
-        Some("once") => Waiting::for_execve().map(Some).map_err(|error| refuse(&error)),
-        Some(other) => Err(refuse(&format!("{EXECVE} is {other}"))),
-    }
+    let once = match annotation(spec, EXECVE) {
+        None | Some("any") => false,
+        Some("once") => true,
+        Some(other) => return Err(refuse(&format!("{EXECVE} is {other}"))),
+    };
+    let late = annotation(spec, IDENTITY) == Some("late");
+    Waiting::new(once, late).transpose().map_err(|error| refuse(&error))
 }
 
 fn paths(list: Option<&[String]>) -> Vec<PathBuf> {
@@ -241,7 +261,7 @@ fn devices() -> Result<Vec<Tree>, StepError> {
         let path = Path::new("/dev").join(name);
         let words = format!("{} on {0}", path.display());
         let source = Sources::Host.open(&path).at(Step::OpenSource, &words)?;
-        let tree = mounts::bind(source.as_fd(), sys::attr::NOSUID | sys::attr::NOEXEC, false, &words)?;
+        let tree = mounts::bind(source.as_fd(), sys::attr::NOSUID | sys::attr::NOEXEC, false, None, &words)?;
         let target = Path::new("dev").join(name);
         Ok(Tree { words, target, fresh: false, source: mounts::Source::Detached(tree) })
     };
@@ -265,6 +285,7 @@ fn rules(spec: &Spec) -> Result<Rules, StepError> {
     files.extend(mounts::DEVICES.iter().map(|name| (Path::new("/dev").join(name), Use::Device)));
     Ok(Rules {
         files,
+        sources: Vec::new(),
         tcp_bind: list(spec, LANDLOCK_TCP_BIND)?,
         tcp_connect: list(spec, LANDLOCK_TCP_CONNECT)?,
         least: annotation(spec, LANDLOCK_ABI).and_then(|abi| abi.parse().ok()).unwrap_or(1),
@@ -280,7 +301,7 @@ fn kept_capabilities(process: &Process) -> Result<HashSet<caps::Capability>, Ste
     sets.bounding().iter().flatten().map(parse).collect()
 }
 
-fn identity(process: &Process, linux: &Linux, namespaces: u64) -> Identity {
+fn identity(spec: &Spec, process: &Process, linux: &Linux, namespaces: u64) -> Identity {
     let line = |maps: &Option<Vec<LinuxIdMapping>>| {
         let maps = maps.iter().flatten();
         maps.map(|map| format!("{} {} {}\n", map.container_id(), map.host_id(), map.size()))
@@ -288,17 +309,22 @@ fn identity(process: &Process, linux: &Linux, namespaces: u64) -> Identity {
     };
     let user = namespaces & libc::CLONE_NEWUSER as u64 != 0;
     let denied = std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim() == "deny");
+    let maps = match annotation(spec, IDENTITY) {
+        _ if !user => Maps::None,
+        Some("late") => Maps::Late,
+        _ => Maps::Now(line(linux.uid_mappings()), line(linux.gid_mappings())),
+    };
     Identity {
         uid: process.user().uid(),
         gid: process.user().gid(),
-        maps: user.then(|| (line(linux.uid_mappings()), line(linux.gid_mappings()))),
+        maps,
         may_set_groups: !denied,
     }
 }
 
 /// The limits. One that nobody has asked for is lowered to howdah's own hard
 /// limit: a tighter default is no reason not to start.
-fn rlimits(spec: &Spec, process: &Process) -> Result<Vec<Rlimit>, StepError> {
+pub(super) fn rlimits(spec: &Spec, process: &Process) -> Result<Vec<Rlimit>, StepError> {
     let demanded = annotation(spec, DEMANDED_RLIMITS).unwrap_or_default();
     let one = |limit: &oci_spec::runtime::PosixRlimit| {
         let name = limit.typ();

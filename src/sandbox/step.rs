@@ -27,6 +27,8 @@ steps! {
     Clone = "create namespaces",
     /// In the parent: the source of a mount is opened and copied.
     OpenSource = "open",
+    /// In the parent: a copied mount shows its files as another's (MOUNT_ATTR_IDMAP).
+    MapOwners = "map the owners of",
     /// In the parent: `/proc/PID/uid_map` and `gid_map`.
     MapIdentity = "map the uid and gid",
     /// Default signal dispositions and an empty mask.
@@ -164,6 +166,13 @@ impl fmt::Display for StepError {
 }
 
 impl std::error::Error for StepError {}
+
+impl From<Errno> for StepError {
+    /// One of becoming somebody else for a moment.
+    fn from(errno: Errno) -> Self {
+        Self::new(Step::TakeIdentity, "another user", errno)
+    }
+}
 
 /// Names the step and its object where the kernel gave only an errno.
 pub(super) trait At<T> {

@@ -222,6 +222,7 @@ fn howdah_toml() {
         profile_dir: path("/d"),
         drain: Duration::from_secs(5),
         parallel_starts: Some(3),
+        templates: None,
         cgroup: path("/c"),
     };
     assert_eq!(serve, expected);

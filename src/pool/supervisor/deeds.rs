@@ -146,6 +146,7 @@ impl Supervisor {
             &self.settings.places,
             self.base.as_ref(),
             self.network.as_mut(),
+            self.templates.as_mut(),
         ) {
             Ok(notices) => {
                 notices.iter().for_each(|notice| self.tell(index, Level::Notice, notice));
@@ -223,7 +224,23 @@ impl Supervisor {
                 }
             }
         }
+        drop(generation);
         self.leave_audit();
+    }
+
+    /// Launches a pool cold whose template has failed it before anybody was served; false where it was none.
+    pub(super) fn fall_back(&mut self, index: usize, reason: &str) -> bool {
+        let Some(slot) = &mut self.slots[index] else { return false };
+        let is_template =
+            slot.generation.as_ref().is_some_and(|generation| generation.lodging.is_some() && !generation.serves);
+        if !is_template || !matches!(slot.machine.state(), State::Starting { .. }) {
+            return false;
+        }
+        slot.cold = true;
+        self.tell(index, Level::Warning, &format!("not by a template: {reason}"));
+        self.forget_generation(index);
+        self.launch_known(index);
+        true
     }
 
     fn freeze(&mut self, index: usize) {

@@ -40,7 +40,9 @@ use super::machine::{Event, State};
 use super::prepare::{Places, Workshop};
 use super::refuse::Refused;
 use super::slot::Slot;
-use crate::config::pool::Pool;
+use super::templates::{self, Templates};
+use crate::config::pool::{ImageRef, Pool};
+use crate::config::profile::Profile;
 use crate::journal::{self, Level, Origin};
 use crate::sandbox::SpareNetwork;
 use crate::sandbox::cgroup::Base;
@@ -52,6 +54,10 @@ pub struct Settings {
     pub places: Places,
     /// How many pools may be starting at once.
     pub parallel_starts: usize,
+    /// How many templates are kept of each class.
+    pub templates: usize,
+    /// The ids on the host that they have.
+    pub template_ids: std::ops::RangeInclusive<u32>,
     /// Whether it ends when no pool runs any more.
     pub exit_when_idle: bool,
 }
@@ -86,6 +92,8 @@ pub struct Supervisor {
     base: Option<Base>,
     /// Where the next generation lives, made while nobody waits.
     network: Option<SpareNetwork>,
+    /// `None`: nobody wants them, or there can be none here.
+    templates: Option<Templates>,
     /// `None` where the kernel does not tell: rootless, where there is no way out.
     addresses: Option<Addresses>,
     has_run: bool,
@@ -119,6 +127,7 @@ impl Supervisor {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&signals, EpollEvent::new(EpollFlags::EPOLLIN, Token::Signal.pack()))?;
         let chronicle = events::Log::new(&settings.places.runtime);
+        let templates = open_templates(&settings, base.is_some());
         let mut supervisor = Self {
             settings,
             reread,
@@ -137,6 +146,7 @@ impl Supervisor {
             workshop: Workshop::default(),
             base,
             network: SpareNetwork::open(),
+            templates,
             addresses: Addresses::watch().ok(),
             has_run: false,
             ending: false,
@@ -173,7 +183,28 @@ impl Supervisor {
             }
         }
         self.restock();
+        self.learn_classes();
         self.write_roll();
+    }
+
+    /// Makes templates for the pools that have the host's own php-fpm before the first of them starts.
+    fn learn_classes(&mut self) {
+        let Some(templates) = &mut self.templates else { return };
+        let mut seen = std::collections::HashSet::new();
+        for slot in self.slots.iter_mut().flatten() {
+            let profile = format!("{:?}", slot.pool.profile);
+            let key = (slot.pool.fpm.binary.clone(), profile, slot.listeners.len());
+            if slot.pool.image != ImageRef::Host || !seen.insert(key) {
+                continue;
+            }
+            // What is wrong with it will be told when it starts.
+            let made = slot.prepare(&mut self.workshop, &self.settings.places, self.base.as_ref());
+            if let (Ok(_), Some(prepared)) = (made, slot.prepared()) {
+                if templates::always_cold(&slot.pool, &prepared.profile).is_none() {
+                    templates.learn(prepared, slot.listeners.len());
+                }
+            }
+        }
     }
 
     /// Makes what the next start can take from the stock. Without it that start makes its own.
@@ -181,6 +212,27 @@ impl Supervisor {
         if let Some(Err(error)) = self.network.as_mut().map(SpareNetwork::refill) {
             journal::line(Level::Debug, Origin::default(), &error.to_string());
         }
+    }
+
+    /// Goes on with the making of templates, while nobody waits for a start.
+    fn make_templates(&mut self, now: Instant) {
+        if self.ending {
+            self.templates = None;
+        }
+        let Some(mut templates) = self.templates.take() else { return };
+        let starts = |slot: &Slot| matches!(slot.machine.state(), State::Starting { .. });
+        let is_quiet = self.queue.is_empty() && !self.slots.iter().flatten().any(starts);
+        let sources = |profile: &Profile| {
+            let same = self.slots.iter().flatten().filter(|slot| {
+                slot.prepared().is_none_or(|prepared| prepared.profile.name == profile.name)
+            });
+            same.flat_map(|slot| templates::sources(&slot.pool, profile)).collect()
+        };
+        let places = (&self.settings.places, self.base.as_ref(), self.network.as_mut());
+        if let Some(error) = templates.go_on(now, is_quiet, places, sources) {
+            journal::line(Level::Warning, Origin::default(), &format!("a template was not made: {error}"));
+        }
+        self.templates = Some(templates);
     }
 
     /// Serves until it is told to end.
@@ -233,6 +285,7 @@ impl Supervisor {
         if journal::is_behind() {
             sooner(Instant::now() + Duration::from_millis(20));
         }
+        self.templates.iter().filter_map(Templates::next).for_each(&mut sooner);
         self.ear.paused.into_iter().for_each(&mut sooner);
         self.limit_clock.first().into_iter().for_each(|(when, _)| sooner(*when));
         if !self.freezing.is_empty() {
@@ -283,6 +336,27 @@ impl Supervisor {
                 self.clock.insert((when, index));
             }
             slot.clock = wanted;
+        }
+    }
+}
+
+/// Templates, where they are wanted and can be.
+fn open_templates(settings: &Settings, has_cgroups: bool) -> Option<Templates> {
+    let wanted = settings.templates;
+    if wanted == 0 {
+        return None;
+    }
+    let opened = Templates::open(wanted, settings.template_ids.clone(), &settings.places);
+    match opened {
+        Ok(templates) if has_cgroups => Some(templates),
+        Ok(_) => {
+            journal::line(Level::Warning, Origin::default(), "no templates: they need a cgroup v2");
+            None
+        }
+        Err(errno) => {
+            let text = format!("no templates: they need root: {} ({errno:?})", errno.desc());
+            journal::line(Level::Warning, Origin::default(), &text);
+            None
         }
     }
 }

@@ -172,7 +172,9 @@ impl Supervisor {
         }
         let _ = self.epoll.delete(&generation.process.status);
         let before = generation.phases.cgroup + generation.phases.plan + generation.phases.clone;
-        generation.phases.walls = generation.began.elapsed().saturating_sub(before);
+        if generation.lodging.is_none() {
+            generation.phases.walls = generation.began.elapsed().saturating_sub(before);
+        }
         if let Outcome::Failed(error) = outcome {
             self.start_failed(index, &error.to_string());
         }
@@ -225,6 +227,9 @@ impl Supervisor {
 
     /// A launch that came to nothing; what there was of it is dead or dying.
     pub(super) fn start_failed(&mut self, index: usize, reason: &str) {
+        if self.fall_back(index, reason) {
+            return;
+        }
         self.tell_failure(index, reason);
         self.forget_generation(index);
         self.events.push_back((index, Event::LaunchFailed));
@@ -249,6 +254,14 @@ impl Supervisor {
         }
         if slot.budget.is_behind() {
             self.hush(index);
+        }
+        let unbound = self.slots[index]
+            .as_ref()
+            .and_then(|slot| slot.generation.as_ref())
+            .is_some_and(|generation| generation.lodging.is_some() && generation.process.gate.is_some());
+        if ready && starting && unbound {
+            self.fall_back(index, "its php-fpm was ready without its sockets");
+            return;
         }
         if ready && starting {
             if let Some(generation) = self.slots[index].as_mut().and_then(|slot| slot.generation.as_mut()) {
@@ -296,6 +309,9 @@ impl Supervisor {
         let Some(how) = self.slots[index].as_ref().and_then(|slot| slot.generation.as_ref()?.reap()) else {
             return;
         };
+        if self.fall_back(index, &format!("php-fpm ended: {how}")) {
+            return;
+        }
         let culprit = self.ended_by_limit(index, &how);
         let Some(slot) = &mut self.slots[index] else { return };
         let Some(generation) = &mut slot.generation else { return };
@@ -329,6 +345,7 @@ impl Supervisor {
             self.settle();
         }
         self.on_limit_time(now);
+        self.make_templates(now);
         self.hear_hushed(now);
         self.reap_dying();
         journal::flush();

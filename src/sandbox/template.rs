@@ -1,0 +1,197 @@
+//! A sandbox that was made before anybody knew for whom: its program runs already, behind all
+//! walls but without a name, a file or a socket of anybody's, and waits. [`Template::bind`] gives
+//! it what a pool's spec says, from outside. It serves one sandbox and is never used again.
+//!
+//! What makes that possible: its uid is its own from its birth and has a name inside only when
+//! the map is written; mounts are made here and attached there, and show their files as its
+//! own; a Landlock rule is of an inode, wherever that is attached later; and descriptors come by
+//! the gate, at a call that the program makes once and waits in.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sys::stat::fstat;
+use oci_spec::runtime::{Mount, Spec};
+
+use super::landlock::Use;
+use super::mounts::{self, Sources, Tree};
+use super::plan::{self, Plan, annotation};
+use super::step::{At, Step, StepError};
+use super::users::Users;
+use super::visit::Home;
+use super::{Launched, SpareNetwork, borrowed, child};
+use crate::spec::class::STATE;
+use crate::spec::{LANDLOCK, LANDLOCK_EXECUTE, LANDLOCK_WRITE, PREPARED_MOUNTS};
+use crate::sys;
+
+/// Device and inode.
+type Inode = (u64, u64);
+
+/// A sandbox that waits to be bound.
+pub struct Template {
+    /// Its process.
+    pub process: Launched,
+    /// Its ids on the host, which nobody else has.
+    pub ids: (u32, u32),
+    rootfs: PathBuf,
+    root: OwnedFd,
+    trees: Vec<Tree>,
+    users: Users,
+    /// What its Landlock allows of directories that may be attached; `None`: it is off.
+    allowed: Option<HashMap<Inode, Vec<Use>>>,
+    /// Below these it allows writing whatever is attached.
+    writable: Vec<PathBuf>,
+}
+
+impl Template {
+    /// Launches the program of `spec`, whose root directory is `rootfs`: one with the annotation
+    /// [`IDENTITY`](crate::spec::IDENTITY). Its user's ids are those on the host. `sources` are
+    /// what a pool may have attached later, and for what.
+    ///
+    /// # Errors
+    /// The failing step; nothing of it is left then.
+    pub fn launch(
+        spec: &Spec,
+        mut plan: Plan,
+        rootfs: &Path,
+        sources: Vec<(OwnedFd, Use)>,
+        cgroup: BorrowedFd<'_>,
+        stock: Option<&mut SpareNetwork>,
+    ) -> Result<Self, StepError> {
+        let on = plan.prepare.landlock.is_some();
+        let mut allowed: HashMap<Inode, Vec<Use>> = HashMap::new();
+        for (source, purpose) in sources {
+            let uses = allowed.entry(inode(source.as_fd())?).or_default();
+            if !uses.contains(&purpose) {
+                uses.push(purpose);
+                plan.allow(source, purpose);
+            }
+        }
+        let users = Users::new().at(Step::Clone, "(a user namespace for its mounts)")?;
+        let process = super::launch(&plan, Some(cgroup), stock)?;
+        let identity = &plan.bind.identity;
+        Ok(Self {
+            process,
+            ids: (identity.uid, identity.gid),
+            rootfs: rootfs.to_owned(),
+            users,
+            allowed: on.then_some(allowed),
+            writable: list(spec, LANDLOCK_WRITE),
+            root: plan.prepare.root,
+            trees: plan.prepare.trees,
+        })
+    }
+
+    /// Its root directory on the host.
+    pub fn rootfs(&self) -> &Path {
+        &self.rootfs
+    }
+
+    /// Gives it what is the pool's own in `spec`: mounts, host name, ids, limits; and `descriptors`,
+    /// which it finds at `first` and on when it asks for them.
+    ///
+    /// # Errors
+    /// The failing step: it must be killed then, for half of it may be done.
+    pub fn bind(
+        &mut self,
+        spec: &Spec,
+        home: &Home,
+        first: u32,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), StepError> {
+        let missing =
+            |what: &str| StepError::new(Step::Clone, format!("(the spec has no {what})"), Errno::EINVAL);
+        let process = spec.process().as_ref().ok_or_else(|| missing("process"))?;
+        let inside = (process.user().uid(), process.user().gid());
+        let all = spec.mounts().as_deref().unwrap_or_default();
+        let prepared = annotation(spec, PREPARED_MOUNTS).and_then(|n| n.parse().ok()).unwrap_or(0);
+        let (image, own) = all.split_at(all.len().min(prepared));
+        let users = self.users.exchange(inside, self.ids).at(Step::MapIdentity, "(of its mounts)")?;
+        let trees = own
+            .iter()
+            .map(|mount| mounts::prepare(mount, Sources::Host, Some(users.as_fd())))
+            .collect::<Result<Vec<_>, _>>()?;
+        self.check_rules(spec, own, &trees)?;
+        mounts::make_points_in_tmpfs(&self.trees, own)?;
+        mounts::make_own_mount_points(&self.rootfs, image, own).map_err(|(path, error)| {
+            let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+            StepError::new(Step::AttachMount, path.display().to_string(), errno)
+        })?;
+        let hostname = spec.hostname().clone().unwrap_or_default();
+        home.visit(self.process.pidfd.as_fd(), || {
+            child::attach_all(&trees, self.root.as_fd())?;
+            nix::unistd::sethostname(&hostname).at(Step::SetHostname, &hostname)
+        })?;
+        let line = |inside: u32, outside: u32| format!("{inside} {outside} 1\n");
+        super::write_maps(self.process.pid, &line(inside.0, self.ids.0), &line(inside.1, self.ids.1))?;
+        let limits = plan::rlimits(spec, process)?;
+        let pid = self.process.pid;
+        borrowed::act_as(self.ids.0, self.ids.1, || {
+            limits.iter().filter(|limit| !limit.raises).try_for_each(|limit| {
+                sys::set_limit_of(pid, limit.resource, limit.soft, limit.hard)
+                    .at(Step::SetLimit, limit.words())
+            })
+        })?;
+        for limit in limits.iter().filter(|limit| limit.raises) {
+            sys::set_limit_of(pid, limit.resource, limit.soft, limit.hard)
+                .at(Step::RaiseLimit, limit.words())?;
+        }
+        match &mut self.process.gate {
+            Some(gate) if gate.awaits_gift() => gate.give(first, descriptors),
+            _ => return Err(StepError::new(Step::AwaitCalls, "(it does not wait)", Errno::EPROTO)),
+        }
+        Ok(())
+    }
+
+    /// Whether its program has been executed and only the call is to come that it is bound at.
+    pub fn awaits_gift(&self) -> bool {
+        self.process.gate.as_ref().is_some_and(super::gate::Gate::awaits_gift)
+    }
+
+    /// Its process; what is left of the making of it ends here.
+    pub fn into_process(self) -> Launched {
+        self.process
+    }
+
+    /// What Landlock allows of each mount has to be what it would of a sandbox made for this
+    /// pool: not less, or the site breaks; not more, or a wall is lower.
+    fn check_rules(&self, spec: &Spec, own: &[Mount], trees: &[Tree]) -> Result<(), StepError> {
+        let is_off = annotation(spec, LANDLOCK) == Some("off");
+        let Some(allowed) = &self.allowed else {
+            return if is_off { Ok(()) } else { Err(unfit("(it has no Landlock)")) };
+        };
+        let (write, execute) = (list(spec, LANDLOCK_WRITE), list(spec, LANDLOCK_EXECUTE));
+        for (mount, tree) in own.iter().zip(trees) {
+            let target = mount.destination();
+            let (write, execute) = (write.contains(target), execute.contains(target));
+            // Rights add up along a path: what is attached below a writable tmpfs is so in every sandbox.
+            let below = |above: &PathBuf| target.starts_with(above) && target != above;
+            let covered = self.writable.iter().any(below);
+            let only_here = covered && target.starts_with(STATE);
+            let mounts::Source::Detached(source) = &tree.source else {
+                return Err(unfit(&tree.words));
+            };
+            let uses = allowed.get(&inode(source.as_fd())?).map(Vec::as_slice).unwrap_or_default();
+            let writes = covered || write == uses.contains(&Use::Write);
+            if !writes || only_here && !write || execute != uses.contains(&Use::Execute) {
+                return Err(unfit(&tree.words));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unfit(object: &str) -> StepError {
+    StepError::new(Step::RestrictFiles, format!("to {object}: the template has other rules"), Errno::EXDEV)
+}
+
+fn inode(fd: BorrowedFd<'_>) -> Result<Inode, StepError> {
+    fstat(fd.as_raw_fd()).map(|data| (data.st_dev, data.st_ino)).at(Step::OpenSource, "(what it is open on)")
+}
+
+/// A JSON list of paths in an annotation; one that is not there is empty.
+fn list(spec: &Spec, key: &str) -> Vec<PathBuf> {
+    annotation(spec, key).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+}

@@ -1,0 +1,112 @@
+//! What a sandbox must have before anybody knows its pool, and what it can be given later:
+//! pure. Two pools whose specs differ only in the latter are of one class, and a sandbox made
+//! for the class ahead of time can become either's.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Mount, PosixRlimitType, Spec};
+
+use super::{
+    CLOSE_DESCRIPTORS, EXECVE, IDENTITY, IMAGE, LANDLOCK, LANDLOCK_ABI, LANDLOCK_EXECUTE,
+    LANDLOCK_TCP_BIND, LANDLOCK_TCP_CONNECT, LANDLOCK_WRITE, PREPARED_MOUNTS,
+};
+
+/// Where the directories are mounted that outlive a generation; below it Landlock lets a
+/// template write whatever is attached there.
+pub const STATE: &str = "/var/lib/php";
+
+/// Annotations that hold for whatever is bound to it later.
+const KEPT: [&str; 8] = [
+    PREPARED_MOUNTS,
+    IMAGE,
+    EXECVE,
+    CLOSE_DESCRIPTORS,
+    LANDLOCK,
+    LANDLOCK_ABI,
+    LANDLOCK_TCP_BIND,
+    LANDLOCK_TCP_CONNECT,
+];
+
+/// The host name of a sandbox that has no pool yet.
+const NOBODY: &str = "template";
+
+/// The spec of a template for the class of `spec`: its user on the host has `uid` and `gid`, which
+/// belong to it alone; its root directory is `rootfs`. Of the pool nothing is in it: no mount of
+/// its own, name, limit or account.
+pub fn template(spec: &Spec, uid: u32, gid: u32, rootfs: &Path) -> Spec {
+    let mut made = spec.clone();
+    made.set_hostname(Some(NOBODY.to_owned()));
+    made.set_annotations(Some(annotations(spec)));
+    made.set_mounts(Some(mounts(spec, uid, gid)));
+    if let Some(root) = made.root_mut() {
+        root.set_path(rootfs.to_owned());
+    }
+    if let Some(process) = made.process_mut() {
+        process.user_mut().set_uid(uid);
+        process.user_mut().set_gid(gid);
+        // The stack's is part of where execve(2) puts things; the others are set later.
+        let mut limits = process.rlimits().clone().unwrap_or_default();
+        limits.retain(|limit| limit.typ() == PosixRlimitType::RlimitStack);
+        process.set_rlimits(Some(limits));
+    }
+    if let Some(linux) = made.linux_mut() {
+        linux.set_resources(None);
+        linux.set_cgroups_path(None);
+        linux.set_uid_mappings(None);
+        linux.set_gid_mappings(None);
+    }
+    made
+}
+
+/// The class of `spec` with `listeners` sockets, as a text that two pools have in common or not.
+pub fn class(spec: &Spec, listeners: usize) -> String {
+    // Maps are unordered: as values their keys are sorted.
+    let value = serde_json::to_value(template(spec, 0, 0, Path::new("/")));
+    format!("{listeners} {}", value.map(|value| value.to_string()).unwrap_or_default())
+}
+
+fn of<'a>(spec: &'a Spec, key: &str) -> Option<&'a String> {
+    spec.annotations().as_ref()?.get(key)
+}
+
+fn annotations(spec: &Spec) -> HashMap<String, String> {
+    let kept = KEPT.iter().filter_map(|key| Some(((*key).to_owned(), of(spec, key)?.clone())));
+    let mut annotations: HashMap<_, _> = kept.collect();
+    annotations.insert(IDENTITY.to_owned(), "late".to_owned());
+    let (_, own) = split(spec);
+    for key in [LANDLOCK_EXECUTE, LANDLOCK_WRITE] {
+        let Some(text) = of(spec, key) else { continue };
+        let paths: Vec<PathBuf> = serde_json::from_str(text).unwrap_or_default();
+        let is_own = |path: &PathBuf| own.iter().any(|mount| mount.destination() == path);
+        let mut kept: Vec<PathBuf> = paths.into_iter().filter(|path| !is_own(path)).collect();
+        if key == LANDLOCK_WRITE {
+            kept.push(STATE.into());
+        }
+        annotations.insert(key.to_owned(), serde_json::to_string(&kept).unwrap_or_default());
+    }
+    annotations
+}
+
+/// The mounts of image and profile, and the pool's own.
+fn split(spec: &Spec) -> (&[Mount], &[Mount]) {
+    let all = spec.mounts().as_deref().unwrap_or_default();
+    let prepared = of(spec, PREPARED_MOUNTS).and_then(|count| count.parse().ok()).unwrap_or(0);
+    all.split_at(all.len().min(prepared))
+}
+
+/// Those of image and profile, whose file systems belong to the template's user.
+fn mounts(spec: &Spec, uid: u32, gid: u32) -> Vec<Mount> {
+    let owner = |option: &String| match option.split_once('=') {
+        Some(("uid", _)) => format!("uid={uid}"),
+        Some(("gid", _)) => format!("gid={gid}"),
+        _ => option.clone(),
+    };
+    let of_nobody = |mount: &Mount| {
+        let mut mount = mount.clone();
+        let options = mount.options().as_ref().map(|options| options.iter().map(owner).collect());
+        mount.set_options(options);
+        mount
+    };
+    split(spec).0.iter().map(of_nobody).collect()
+}
