@@ -167,7 +167,8 @@ pub fn set_limit_of(
 /// EACCES for a lower value than it has, without CAP_SYS_NICE; ESRCH.
 pub fn set_nice(pid: Pid, nice: i32) -> nix::Result<()> {
     // SAFETY: no pointers.
-    Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, pid.as_raw() as libc::id_t, nice) }).map(drop)
+    Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, pid.as_raw() as libc::id_t, nice) })
+        .map(drop)
 }
 
 /// The secure bits of this process (capabilities(7)).

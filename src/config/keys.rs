@@ -59,7 +59,10 @@ pub(super) const POOL: &[(&str, &[&str])] = &[
 /// The tables of `howdah.toml` beside those below `[defaults]`.
 pub(super) const HOWDAH: &[(&str, &[&str])] = &[
     ("", &["serve", "defaults"]),
-    ("serve", &["runtime_dir", "state_dir", "profile_dir", "drain", "parallel_starts", "templates", "cgroup"]),
+    (
+        "serve",
+        &["runtime_dir", "state_dir", "profile_dir", "drain", "parallel_starts", "templates", "cgroup"],
+    ),
 ];
 
 /// The line for the unknown key at `path`.

@@ -22,6 +22,7 @@ use super::generation::Generation;
 use super::prepare::Places;
 use super::quiesce::{self, Freezer};
 use super::record::{self, Record, Roll};
+use super::templates::{self, Lodging};
 use crate::sandbox::cgroup::{Base, Cgroup};
 use crate::sandbox::uplink::Uplink;
 use crate::sys;
@@ -61,6 +62,8 @@ struct Candidate {
     number: u64,
     pid: Pid,
     freezer: Freezer,
+    /// What it has on the host beside its cgroup, where it began as a template.
+    lodging: Option<Lodging>,
 }
 
 /// How long a launch may take from its birth to being php-fpm.
@@ -75,6 +78,7 @@ pub fn look(places: &Places, base: Option<&Base>) -> Estate {
     let mut estate = Estate { records: read_records(&pools), ..Estate::default() };
     let files = socket_files(&places.runtime);
     let mut candidates = base.map(|base| in_cgroups(base, &pools, &estate.records)).unwrap_or_default();
+    candidates.extend(base.into_iter().flat_map(|base| bound_templates(base, places)));
     candidates.extend(by_record_alone(&estate.records));
     let mut kept = Vec::new();
     // The newest of a pool comes last, and takes the place of an older one.
@@ -141,11 +145,32 @@ fn in_cgroups(base: &Base, pools: &Path, records: &HashMap<String, Record>) -> V
         match first_process(&cgroup) {
             Some(pid) => {
                 let freezer = Freezer::Cgroup(cgroup);
-                candidates.push(Candidate { pool: pool.to_owned(), number, pid, freezer });
+                candidates.push(Candidate { pool: pool.to_owned(), number, pid, freezer, lodging: None });
             }
             None => end(&cgroup),
         }
     }
+    candidates
+}
+
+/// Templates of an earlier howdah that became a pool's; the others, which served nobody, are ended.
+fn bound_templates(base: &Base, places: &Places) -> Vec<Candidate> {
+    let mut candidates = Vec::new();
+    let mut kept = Vec::new();
+    for directory in directories(base.directory()) {
+        let name = name_of(&directory);
+        let (true, Ok(cgroup)) = (templates::is_cgroup(&name), Cgroup::open(&directory)) else { continue };
+        let found = templates::find(places, &name);
+        match found.and_then(|found| Some((found, first_process(&cgroup)?))) {
+            Some(((pool, number, lodging), pid)) => {
+                kept.push(name);
+                let (freezer, lodging) = (Freezer::Cgroup(cgroup), Some(lodging));
+                candidates.push(Candidate { pool, number, pid, freezer, lodging });
+            }
+            None => end(&cgroup),
+        }
+    }
+    templates::tidy(places, &kept);
     candidates
 }
 
@@ -179,7 +204,7 @@ fn by_record_alone(records: &HashMap<String, Record>) -> Vec<Candidate> {
             let pid = Pid::from_raw(record.pid?);
             let same = record.start_time.is_some() && quiesce::start_time(pid) == record.start_time;
             let (pool, number) = (pool.clone(), record.generation);
-            same.then_some(Candidate { pool, number, pid, freezer: Freezer::Signals })
+            same.then_some(Candidate { pool, number, pid, freezer: Freezer::Signals, lodging: None })
         })
         .collect()
 }
@@ -190,7 +215,7 @@ fn take(
     record: &Record,
     files: &[(String, Option<Identity>)],
 ) -> Result<Found, String> {
-    let Candidate { number, pid, freezer, .. } = candidate;
+    let Candidate { number, pid, freezer, lodging, .. } = candidate;
     let because = |what: &'static str| move |errno: nix::errno::Errno| format!("{what}: {}", errno.desc());
     let pidfd = sys::pidfd_open(pid).map_err(because("pidfd_open"))?;
     // From here on the number cannot come to mean another process unseen: that the
@@ -209,8 +234,8 @@ fn take(
     await_php_fpm(pid)?;
     let listeners = listeners_of(pid, &pidfd, files)?;
     let uplink = record.uplink.filter(|_| recorded).and_then(|uplink| take_uplink(uplink, &freezer));
-    let generation =
-        Generation::adopt(number, (pid, pidfd), freezer, uplink).map_err(|error| sys::told(&error))?;
+    let generation = Generation::adopt(number, (pid, pidfd), freezer, uplink, lodging)
+        .map_err(|error| sys::told(&error))?;
     if generation.has_ended() {
         return Err("it has just ended".to_owned());
     }

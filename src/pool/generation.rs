@@ -220,6 +220,7 @@ impl Generation {
         (pid, pidfd): (Pid, OwnedFd),
         freezer: Freezer,
         uplink: Option<Uplink>,
+        lodging: Option<Lodging>,
     ) -> io::Result<Self> {
         // Nobody writes to it any more: the launch is over, and where the log is no pipe, so is that.
         let (status, _) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
@@ -240,11 +241,16 @@ impl Generation {
             limit_files: Vec::new(),
             counters,
             held: Vec::new(),
-            lodging: None,
+            lodging,
             log,
             lines: Lines::default(),
             last: VecDeque::new(),
         })
+    }
+
+    /// The uid of its processes on the host: `pool`'s, or the one that it had before it was a pool's.
+    pub fn uid(&self, pool: &Pool) -> u32 {
+        self.lodging.as_ref().map_or(pool.user.uid, |lodging| lodging.id)
     }
 
     /// The pipe of its descriptors 1 and 2.

@@ -223,8 +223,8 @@ impl Slot {
         self.record.network = spec::network(&self.pool, &prepared.profile).to_string();
         let sockets: Vec<_> = self.listeners.iter().map(AsFd::as_fd).collect();
         let number = self.record.generation;
-        let is_cold = std::mem::take(&mut self.cold)
-            || templates::always_cold(&self.pool, &prepared.profile).is_some();
+        let is_cold =
+            std::mem::take(&mut self.cold) || templates::always_cold(&self.pool, &prepared.profile).is_some();
         if let Some(templates) = templates.filter(|_| !is_cold) {
             if let Some(waiting) = templates.take(prepared, sockets.len()) {
                 let bound = Generation::from_template(

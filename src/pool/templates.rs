@@ -36,6 +36,9 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(5);
 /// How long nobody must have started anything before one is made.
 const QUIET: Duration = Duration::from_millis(30);
+/// How old one may become: what it holds of the host (its libraries' addresses, files that are
+/// deleted by now) is not to be there for weeks.
+const OLDEST: Duration = Duration::from_secs(24 * 3600);
 /// The nice value of one that starts.
 const NICE: i32 = 19;
 
@@ -86,14 +89,48 @@ pub struct Lodging {
     /// Its uid and gid on the host.
     pub id: u32,
     directory: PathBuf,
-    ids: Rc<RefCell<Ids>>,
+    /// Where the id is given back; `None` of one that an earlier howdah made, whose id is as good as
+    /// gone until all others have been given out.
+    ids: Option<Rc<RefCell<Ids>>>,
 }
 
 impl Drop for Lodging {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.directory);
-        self.ids.borrow_mut().used.remove(&self.id);
+        if let Some(ids) = &self.ids {
+            ids.borrow_mut().used.remove(&self.id);
+        }
     }
+}
+
+/// The directory with one directory for each template: its name is its cgroup's.
+fn directory(places: &Places) -> PathBuf {
+    places.runtime.join("templates")
+}
+
+/// Whether a cgroup of this name is a template's, or was. No pool's has such a name.
+pub fn is_cgroup(name: &str) -> bool {
+    name.starts_with("template-") && !name.contains('.')
+}
+
+/// Which pool's which generation the template called `name` has become, and what it has on the
+/// host; `None` where it became nobody's.
+pub fn find(places: &Places, name: &str) -> Option<(String, u64, Lodging)> {
+    let directory = directory(places).join(name);
+    let text = fs::read_to_string(directory.join("pool")).ok()?;
+    let mut words = text.split_whitespace();
+    let (pool, number, id) = (words.next()?, words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    Some((pool.to_owned(), number, Lodging { id, directory, ids: None }))
+}
+
+/// Removes what templates have left whose names are not among `kept`.
+pub fn tidy(places: &Places, kept: &[String]) {
+    for entry in fs::read_dir(directory(places)).into_iter().flatten().flatten() {
+        if !kept.iter().any(|name| entry.file_name() == name.as_str()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    let _ = fs::remove_dir(directory(places));
 }
 
 /// One that has been made, or is being.
@@ -107,6 +144,7 @@ pub struct Waiting {
     /// Its root directory and ids.
     pub lodging: Lodging,
     class: String,
+    prepared: Rc<Prepared>,
     made: Instant,
     is_ready: bool,
 }
@@ -131,7 +169,8 @@ impl Waiting {
     /// # Errors
     /// That of writing.
     pub fn mark(&self, pool: &str, generation: u64) -> io::Result<()> {
-        fs::write(self.lodging.directory.join("pool"), format!("{pool} {generation}\n"))
+        let Lodging { id, directory, .. } = &self.lodging;
+        fs::write(directory.join("pool"), format!("{pool} {generation} {id}\n"))
     }
 
     /// Whether its php-fpm has loaded what it loads and waits for its configuration: it sleeps in
@@ -148,7 +187,9 @@ impl Waiting {
 
     fn has_ended(&mut self) -> bool {
         let failed = self.template.process.serve().is_err();
-        failed || matches!(self.template.process.outcome(), Outcome::Failed(_)) || !is_alive(self.template.process.pid)
+        failed
+            || matches!(self.template.process.outcome(), Outcome::Failed(_))
+            || !is_alive(self.template.process.pid)
     }
 
     /// Makes it `pool`'s, with `listeners` as its sockets, and lets it go on.
@@ -168,7 +209,8 @@ impl Waiting {
         let network = spec::network(pool, &prepared.profile);
         image::write_etc(rootfs, &prepare::owner(pool, network), &[], self.lodging.id)
             .map_err(|(path, error)| step(Step::AttachRoot, &path.display().to_string(), &error))?;
-        self.mark(pool.name.as_str(), generation).map_err(|error| step(Step::AttachRoot, "(its mark)", &error))?;
+        self.mark(pool.name.as_str(), generation)
+            .map_err(|error| step(Step::AttachRoot, "(its mark)", &error))?;
         phases.plan = begin.elapsed();
         let begin = Instant::now();
         self.template.bind(&prepared.spec, home, prepare::FIRST_LISTENER as u32, listeners)?;
@@ -217,6 +259,7 @@ pub struct Templates {
     models: Vec<Model>,
     waiting: Vec<Waiting>,
     due: Option<Instant>,
+    directory: PathBuf,
 }
 
 impl Templates {
@@ -224,15 +267,12 @@ impl Templates {
     ///
     /// # Errors
     /// That of looking where howdah itself is: without root there are none.
-    pub fn open(
-        wanted: usize,
-        range: std::ops::RangeInclusive<u32>,
-        places: &Places,
-    ) -> nix::Result<Self> {
+    pub fn open(wanted: usize, range: std::ops::RangeInclusive<u32>, places: &Places) -> nix::Result<Self> {
         let home = Home::open()?;
         let ids = Rc::new(RefCell::new(Ids::open(range, &places.state)));
         let (models, waiting) = (Vec::new(), Vec::new());
-        Ok(Self { home, wanted, ids, number: 0, models, waiting, due: None })
+        let directory = directory(places);
+        Ok(Self { home, wanted, ids, number: 0, models, waiting, due: None, directory })
     }
 
     /// One for `prepared` with `listeners` sockets, if there is one; another is made when it is quiet again.
@@ -241,7 +281,8 @@ impl Templates {
         loop {
             let at = self.waiting.iter().position(|one| one.is_ready && one.class == class)?;
             let mut one = self.waiting.swap_remove(at);
-            if !one.has_ended() {
+            // What is on the disk now may be another php than the one that it has loaded.
+            if !one.has_ended() && one.made.elapsed() <= OLDEST && one.prepared.is_fresh() {
                 return Some(one);
             }
             one.end();
@@ -278,6 +319,7 @@ impl Templates {
         for one in std::mem::take(&mut self.waiting) {
             self.keep(one, now);
         }
+        self.discard_stale();
         if self.waiting.iter().any(|one| !one.is_ready) {
             self.due = Some(now + LOOK);
             return None;
@@ -302,6 +344,19 @@ impl Templates {
         None
     }
 
+    /// Those whose php, ini files or libraries have changed since, and those that are too old.
+    fn discard_stale(&mut self) {
+        let (fresh, stale): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.models).into_iter().partition(|model| model.prepared.is_fresh());
+        self.models = fresh;
+        let is_stale =
+            |one: &Waiting| one.made.elapsed() > OLDEST || stale.iter().any(|model| model.class == one.class);
+        let (gone, kept): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.waiting).into_iter().partition(is_stale);
+        self.waiting = kept;
+        gone.into_iter().for_each(Waiting::end);
+    }
+
     fn keep(&mut self, mut one: Waiting, now: Instant) {
         if one.has_ended() || (!one.is_ready && now > one.made + START_LIMIT) {
             // Its class is not tried again until one of its pools starts.
@@ -324,10 +379,12 @@ impl Templates {
         let Model { class, prepared, listeners } = &self.models[model];
         let refuse = |error: io::Error| step(Step::AttachRoot, "(of a template)", &error);
         let id = self.ids.borrow_mut().take().map_err(refuse)?;
-        let id = id.ok_or_else(|| StepError::new(Step::MapIdentity, "(all template_ids are used)", Errno::EAGAIN))?;
+        let id = id
+            .ok_or_else(|| StepError::new(Step::MapIdentity, "(all template_ids are used)", Errno::EAGAIN))?;
         self.number += 1;
-        let directory = places.runtime.join("templates").join(self.number.to_string());
-        let lodging = Lodging { id, directory, ids: Rc::clone(&self.ids) };
+        let name = format!("template-{}-{}", nix::unistd::getpid(), self.number);
+        let directory = directory(places).join(&name);
+        let lodging = Lodging { id, directory, ids: Some(Rc::clone(&self.ids)) };
         let rootfs = lodging.directory.join("rootfs");
         let spec = class::template(&prepared.spec, id, id, &rootfs);
         make_root(&rootfs, prepared, &spec, id)?;
@@ -335,15 +392,14 @@ impl Templates {
         let plan = Plan::new(&spec, prepared.seccomp.clone(), descriptors)?;
         let opened = sources.iter().filter_map(|(path, of)| Some((paths::open_trusted(path).ok()?, *of)));
         let sources = opened.collect();
-        let name = format!("template-{}-{}", nix::unistd::getpid(), self.number);
-        let cgroup = base.create(&name, std::iter::empty(), |_| false).map_err(|error| {
-            StepError::new(Step::Clone, format!("({error})"), Errno::EIO)
-        })?;
+        let cgroup = base
+            .create(&name, std::iter::empty(), |_| false)
+            .map_err(|error| StepError::new(Step::Clone, format!("({error})"), Errno::EIO))?;
         match Template::launch(&spec, plan, &rootfs, sources, cgroup.as_fd(), network) {
             Ok(template) => {
                 let _ = sys::set_nice(template.process.pid, NICE);
-                let (class, made) = (class.clone(), Instant::now());
-                Ok(Waiting { template, log, cgroup, lodging, class, made, is_ready: false })
+                let (class, prepared, made) = (class.clone(), Rc::clone(prepared), Instant::now());
+                Ok(Waiting { template, log, cgroup, lodging, class, prepared, made, is_ready: false })
             }
             Err(error) => {
                 let _ = cgroup.remove();
@@ -356,6 +412,8 @@ impl Templates {
 impl Drop for Templates {
     fn drop(&mut self) {
         self.waiting.drain(..).for_each(Waiting::end);
+        // Generations that are still there keep theirs.
+        let _ = fs::remove_dir(&self.directory);
     }
 }
 
@@ -431,7 +489,10 @@ fn step(step: Step, object: &str, error: &io::Error) -> StepError {
 /// each listening socket something harmless.
 fn descriptors(id: u32, listeners: usize) -> io::Result<(OwnedFd, Vec<OwnedFd>)> {
     let (log, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-    nix::fcntl::fcntl(std::os::fd::AsRawFd::as_raw_fd(&log), nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    nix::fcntl::fcntl(
+        std::os::fd::AsRawFd::as_raw_fd(&log),
+        nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK),
+    )?;
     std::os::unix::fs::fchown(&writer, Some(id), Some(id))?;
     let null: OwnedFd = File::open("/dev/null")?.into();
     let mut all = vec![null.try_clone()?, writer.try_clone()?, writer];

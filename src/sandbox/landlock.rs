@@ -4,7 +4,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath, PathFd,
@@ -58,7 +58,7 @@ pub(super) struct Rules {
     pub(super) files: Vec<(PathBuf, Use)>,
     /// Directories and files outside, for what they may be used when they are attached inside:
     /// a rule is of the inode, wherever it is to be seen.
-    pub(super) sources: Vec<(Rc<OwnedFd>, Use)>,
+    pub(super) sources: Vec<(Arc<OwnedFd>, Use)>,
     /// TCP ports to bind; `None`: all. Below ABI 4 the kernel enforces nothing of it.
     pub(super) tcp_bind: Option<Vec<u16>>,
     /// TCP ports to connect to; `None`: all.

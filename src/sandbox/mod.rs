@@ -31,8 +31,8 @@ use nix::unistd::Pid;
 
 use gate::{Gate, Passage};
 pub use network::SpareNetwork;
-pub use plan::Plan;
 use plan::Maps;
+pub use plan::Plan;
 use step::{At, Step, StepError};
 
 use crate::sys;

@@ -176,7 +176,10 @@ impl Plan {
             capabilities: kept_capabilities(process)?,
         };
         let bind = Bind {
-            trees: own.iter().map(|mount| mounts::prepare(mount, Sources::Host, None)).collect::<Result<_, _>>()?,
+            trees: own
+                .iter()
+                .map(|mount| mounts::prepare(mount, Sources::Host, None))
+                .collect::<Result<_, _>>()?,
             hostname: spec.hostname().clone().unwrap_or_default(),
             rlimits: rlimits(spec, process)?,
             oom_score_adj: process.oom_score_adj(),
@@ -201,7 +204,13 @@ impl Plan {
 fn bind_root(path: &Path) -> Result<OwnedFd, StepError> {
     let words = format!("{} on /", path.display());
     let source = Sources::Host.open(path).at(Step::OpenSource, &words)?;
-    mounts::bind(source.as_fd(), sys::attr::RDONLY | sys::attr::NOSUID | sys::attr::NODEV, false, None, &words)
+    mounts::bind(
+        source.as_fd(),
+        sys::attr::RDONLY | sys::attr::NOSUID | sys::attr::NODEV,
+        false,
+        None,
+        &words,
+    )
 }
 
 pub(super) fn annotation<'a>(spec: &'a Spec, key: &str) -> Option<&'a str> {
@@ -314,12 +323,7 @@ fn identity(spec: &Spec, process: &Process, linux: &Linux, namespaces: u64) -> I
         Some("late") => Maps::Late,
         _ => Maps::Now(line(linux.uid_mappings()), line(linux.gid_mappings())),
     };
-    Identity {
-        uid: process.user().uid(),
-        gid: process.user().gid(),
-        maps,
-        may_set_groups: !denied,
-    }
+    Identity { uid: process.user().uid(), gid: process.user().gid(), maps, may_set_groups: !denied }
 }
 
 /// The limits. One that nobody has asked for is lowered to howdah's own hard

@@ -93,10 +93,7 @@ mod tests {
 
     #[test]
     fn two_ids_change_places_and_all_others_stay() {
-        assert_eq!(
-            exchanging(1000, 5),
-            "0 0 5\n5 1000 1\n6 6 994\n1000 5 1\n1001 1001 4294966294\n"
-        );
+        assert_eq!(exchanging(1000, 5), "0 0 5\n5 1000 1\n6 6 994\n1000 5 1\n1001 1001 4294966294\n");
         assert_eq!(exchanging(0, 1), "0 1 1\n1 0 1\n2 2 4294967293\n");
         assert_eq!(exchanging(7, 7), "0 0 4294967295\n");
     }

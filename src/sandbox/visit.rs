@@ -47,7 +47,8 @@ impl Home {
         deed: impl FnOnce() -> Result<T, StepError>,
     ) -> Result<T, StepError> {
         let entered = setns(pidfd, CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS);
-        let done = entered.at(Step::AttachMount, "(its mount namespace cannot be entered)").and_then(|()| deed());
+        let done =
+            entered.at(Step::AttachMount, "(its mount namespace cannot be entered)").and_then(|()| deed());
         if self.go().is_err() {
             // It was possible before. A howdah in a sandbox would take its files for the host's;
             // the next one adopts what runs.

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Mount, PosixRlimitType, Spec};
 
 use super::{
-    CLOSE_DESCRIPTORS, EXECVE, IDENTITY, IMAGE, LANDLOCK, LANDLOCK_ABI, LANDLOCK_EXECUTE,
-    LANDLOCK_TCP_BIND, LANDLOCK_TCP_CONNECT, LANDLOCK_WRITE, PREPARED_MOUNTS,
+    CLOSE_DESCRIPTORS, EXECVE, IDENTITY, IMAGE, LANDLOCK, LANDLOCK_ABI, LANDLOCK_EXECUTE, LANDLOCK_TCP_BIND,
+    LANDLOCK_TCP_CONNECT, LANDLOCK_WRITE, PREPARED_MOUNTS,
 };
 
 /// Where the directories are mounted that outlive a generation; below it Landlock lets a

@@ -193,7 +193,7 @@ impl Supervisor {
     /// The pool in whose generation a process is, or was: by its cgroup while it is
     /// there, and after that by its user, if only one running pool has that.
     fn owner(&self, pid: i32, uid: u32) -> Owner {
-        let its = |slot: &Slot| slot.generation.is_some() && slot.pool.user.uid == uid;
+        let its = |slot: &Slot| slot.generation.as_ref().is_some_and(|one| one.uid(&slot.pool) == uid);
         let of_user: Vec<usize> =
             (0..self.slots.len()).filter(|index| self.slots[*index].as_ref().is_some_and(its)).collect();
         if of_user.is_empty() {

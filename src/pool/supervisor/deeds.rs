@@ -231,8 +231,10 @@ impl Supervisor {
     /// Launches a pool cold whose template has failed it before anybody was served; false where it was none.
     pub(super) fn fall_back(&mut self, index: usize, reason: &str) -> bool {
         let Some(slot) = &mut self.slots[index] else { return false };
-        let is_template =
-            slot.generation.as_ref().is_some_and(|generation| generation.lodging.is_some() && !generation.serves);
+        let is_template = slot
+            .generation
+            .as_ref()
+            .is_some_and(|generation| generation.lodging.is_some() && !generation.serves);
         if !is_template || !matches!(slot.machine.state(), State::Starting { .. }) {
             return false;
         }

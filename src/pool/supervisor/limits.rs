@@ -94,7 +94,7 @@ impl Supervisor {
             slot.vigil.explained -= 1;
             return;
         }
-        let user = slot.pool.user.uid;
+        let user = slot.generation.as_ref().map_or(slot.pool.user.uid, |one| one.uid(&slot.pool));
         slot.vigil.unexplained_count += 1;
         slot.vigil.unexplained.get_or_insert(Instant::now() + RECORD_LATE);
         if let Some(record) = self.ear.take_stray(user) {

@@ -223,9 +223,10 @@ impl Supervisor {
         let starts = |slot: &Slot| matches!(slot.machine.state(), State::Starting { .. });
         let is_quiet = self.queue.is_empty() && !self.slots.iter().flatten().any(starts);
         let sources = |profile: &Profile| {
-            let same = self.slots.iter().flatten().filter(|slot| {
-                slot.prepared().is_none_or(|prepared| prepared.profile.name == profile.name)
-            });
+            let same =
+                self.slots.iter().flatten().filter(|slot| {
+                    slot.prepared().is_none_or(|prepared| prepared.profile.name == profile.name)
+                });
             same.flat_map(|slot| templates::sources(&slot.pool, profile)).collect()
         };
         let places = (&self.settings.places, self.base.as_ref(), self.network.as_mut());

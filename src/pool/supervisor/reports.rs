@@ -24,14 +24,16 @@ impl Supervisor {
         let before = phases.cgroup + phases.plan + phases.clone + phases.walls + phases.ready;
         phases.accepted = took.saturating_sub(before);
         let ms = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
-        let mut steps = vec![
-            ("cgroup", phases.cgroup),
-            ("mounts prepared", phases.plan),
-            ("clone", phases.clone),
-            ("walls and exec", phases.walls),
-            ("php-fpm", phases.ready),
-            ("accepted", phases.accepted),
-        ];
+        let by_template = generation.lodging.is_some();
+        let names = match by_template {
+            false => ["cgroup", "mounts prepared", "clone", "walls and exec", "php-fpm", "accepted"],
+            true => ["limits", "files", "release", "bind", "php-fpm", "accepted"],
+        };
+        let times = [phases.cgroup, phases.plan, phases.clone, phases.walls, phases.ready, phases.accepted];
+        let mut steps: Vec<_> = names.into_iter().zip(times).collect();
+        if by_template {
+            steps.swap(2, 3);
+        }
         // Made beside the three steps before php-fpm, which waited for it at the end of the third.
         steps.extend(phases.network.map(|network| ("network, beside the walls", network)));
         slot.record.starts += 1;
@@ -40,9 +42,11 @@ impl Supervisor {
         slot.record.last_start_steps_ms =
             steps.iter().map(|(name, time)| ((*name).to_owned(), ms(*time))).collect();
         let told: Vec<String> = steps.iter().map(|(name, time)| format!("{name} {}", ms(*time))).collect();
-        let text = format!("started in {} ms ({})", ms(took), told.join(", "));
+        let by = if by_template { "template" } else { "cold launch" };
+        slot.record.last_start_by = by.to_owned();
+        let text = format!("started by {by} in {} ms ({})", ms(took), told.join(", "));
         self.tell(index, Level::Info, &text);
-        self.note(index, events::Kind::Start, json!({ "ms": ms(took) }));
+        self.note(index, events::Kind::Start, json!({ "ms": ms(took), "by": by }));
     }
 
     pub(super) fn report_timeout(&mut self, index: usize) {
