@@ -10,6 +10,7 @@
 mod counters;
 mod log;
 mod tally;
+mod verdict;
 
 use std::fmt;
 
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use counters::Counters;
 pub use log::{said, says_full};
 pub use tally::{Bucket, Hit, Tally};
+pub use verdict::{End, Kills};
 
 /// What a limit did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -51,7 +51,8 @@ impl Counters {
             (count > 0).then(|| Reason::new(limit, effect, Witness::Kernel, detail).times(count))
         };
         let killed = grown(self.oom_kill, before.oom_kill);
-        let all = grown(self.oom_group_kill, before.oom_group_kill) > 0;
+        // The cgroup is one generation's, which does not outlive it: what is counted after it is of it.
+        let all = self.oom_group_kill > 0;
         let who = match (all, killed) {
             (true, _) => "the whole generation".to_owned(),
             (false, 1) => "a process".to_owned(),

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
+use nix::sys::signal::Signal;
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use serde_json::{Value, json};
 
@@ -14,7 +15,7 @@ use super::tokens::Token;
 use crate::fpm::log::Line;
 use crate::journal::Level;
 use crate::pool::events::{self, Kind};
-use crate::pool::limits::{self, Effect, Reason, Witness};
+use crate::pool::limits::{self, Effect, End, Reason, Witness};
 use crate::sandbox::cgroup::acknowledge;
 
 /// Once, and then not until it is watched again: a tenant at a limit would keep the loop awake.
@@ -25,6 +26,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 const RECORD_LATE: Duration = Duration::from_millis(300);
 /// How long a death by SIGSYS of php-fpm itself waits for the record.
 const RECORD_WAITS: u32 = 10;
+/// What is told of such a death when the record does not come.
+const NAMELESS: &str = "a system call that the filter does not allow; audit did not tell which";
 
 impl Supervisor {
     /// A counter of the generation's cgroup has changed.
@@ -104,24 +107,23 @@ impl Supervisor {
     }
 
     /// Whether a limit ended process 1 of the generation, and with it all: the words for `last_error`.
-    pub(super) fn ended_by_limit(&mut self, index: usize, how: &str) -> Option<String> {
-        let counted = self.count_limits(index);
-        if how.contains("SIGSYS") {
-            for _ in 0..RECORD_WAITS {
-                self.on_audit();
-                let hits = self.slots[index].as_ref().map(|slot| slot.record.limits_hit.as_slice());
-                let seccomp = hits
-                    .into_iter()
-                    .flatten()
-                    .rfind(|hit| hit.limit == "seccomp" && hit.effect == Effect::Ended);
-                if let Some(hit) = seccomp {
-                    return Some(format!("limit seccomp: {}", hit.detail));
-                }
-                std::thread::sleep(Duration::from_millis(1));
+    pub(super) fn ended_by_limit(&mut self, index: usize, end: End) -> Option<String> {
+        self.count_limits(index);
+        let by_call = end == End::Killed(Signal::SIGSYS);
+        for _ in 0..if by_call { RECORD_WAITS } else { 0 } {
+            self.on_audit();
+            if self.explained(index, end).is_some() {
+                break;
             }
+            std::thread::sleep(Duration::from_millis(1));
         }
-        let killed = how.contains("SIGKILL");
-        counted.iter().find(|reason| killed && reason.effect == Effect::Ended).map(ToString::to_string)
+        let nameless = || by_call.then(|| format!("limit seccomp: {NAMELESS}"));
+        self.explained(index, end).or_else(nameless)
+    }
+
+    fn explained(&self, index: usize, end: End) -> Option<String> {
+        let generation = self.slots[index].as_ref()?.generation.as_ref()?;
+        generation.kills.explain(end, Instant::now()).map(ToString::to_string)
     }
 
     /// Counts, and tells if it is time to.
@@ -174,7 +176,7 @@ impl Supervisor {
             if slot.vigil.unexplained.is_some_and(|until| until <= now) {
                 slot.vigil.unexplained = None;
                 let count = std::mem::take(&mut slot.vigil.unexplained_count);
-                let detail = "a worker was ended: a system call that the filter does not allow; audit did not tell which";
+                let detail = format!("a worker was ended: {NAMELESS}");
                 let reason = Reason::new("seccomp", Effect::Ended, Witness::Pool, detail);
                 if count > 0 {
                     self.hit(index, reason.times(count));

@@ -296,7 +296,7 @@ impl Supervisor {
         let Some(how) = self.slots[index].as_ref().and_then(|slot| slot.generation.as_ref()?.reap()) else {
             return;
         };
-        let culprit = self.ended_by_limit(index, &how);
+        let culprit = self.ended_by_limit(index, how);
         let Some(slot) = &mut self.slots[index] else { return };
         let Some(generation) = &mut slot.generation else { return };
         if let Outcome::Failed(error) = generation.process.outcome() {
