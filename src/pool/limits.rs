@@ -92,6 +92,11 @@ impl Reason {
         self.effect == Effect::Held || (wall && self.effect == Effect::Refused)
     }
 
+    /// Whether the kernel has a counter for it, where its controller is.
+    pub fn is_counted(&self) -> bool {
+        self.limit == "tasks"
+    }
+
     /// The same, so many times.
     #[must_use]
     pub fn times(mut self, count: u64) -> Self {

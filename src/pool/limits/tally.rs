@@ -11,6 +11,8 @@ use super::{Effect, Reason, Witness};
 const AGAIN: Duration = Duration::from_secs(10);
 /// The same for what is common ([`Reason::is_common`]).
 const AGAIN_COMMON: Duration = Duration::from_secs(300);
+/// For how long after the kernel's word what php-fpm says of the same limit is its echo.
+const ECHO: Duration = Duration::from_secs(10);
 /// Kinds of hits that are kept apart for one pool; more are counted with the last.
 const MOST: usize = 32;
 
@@ -46,25 +48,41 @@ struct Told {
     /// Not told yet.
     pending: u64,
     next: Instant,
+    /// When the kernel last told of it.
+    counted: Option<Instant>,
 }
 
 impl Tally {
     /// Counts `reason` in `hits`; returns it if it is to be told now, with all that was not told before.
+    /// The kernel's word stands: what the pool says of the same a moment later is no other hit.
     pub fn count(&mut self, reason: Reason, hits: &mut Vec<Hit>, now: Instant, time: &str) -> Option<Reason> {
+        if self.is_echo(&reason, now) {
+            return None;
+        }
         record(&reason, hits, time);
         let same = |told: &Told| key(&told.reason) == key(&reason);
         let at = match self.told.iter().position(same) {
             Some(at) => at,
             None if self.told.len() < MOST => {
-                self.told.push(Told { reason: reason.clone(), pending: 0, next: now });
+                self.told.push(Told { reason: reason.clone(), pending: 0, next: now, counted: None });
                 self.told.len() - 1
             }
             None => MOST - 1,
         };
         let told = &mut self.told[at];
         told.pending += reason.count;
+        if reason.witness == Witness::Kernel {
+            told.counted = Some(now);
+        }
         told.reason = reason;
         told.speak(now)
+    }
+
+    fn is_echo(&self, reason: &Reason, now: Instant) -> bool {
+        let same = |told: &&Told| key(&told.reason) == key(reason);
+        let counted = self.told.iter().find(same).and_then(|told| told.counted);
+        let recently = counted.is_some_and(|when| now.saturating_duration_since(when) < ECHO);
+        reason.witness == Witness::Pool && recently
     }
 
     /// What has waited long enough to be told.
@@ -181,6 +199,24 @@ mod tests {
         assert_eq!(tally.due(now + Duration::from_secs(9)), []);
         assert_eq!(tally.due(now + Duration::from_secs(10)), [hit("tasks", Effect::Refused).times(3)]);
         assert_eq!(tally.due(now + Duration::from_secs(60)), []);
+    }
+
+    #[test]
+    fn what_the_pool_says_of_what_the_kernel_has_told_is_no_other_hit() {
+        let (mut tally, mut hits, now) = (Tally::default(), Vec::new(), Instant::now());
+        let pool = || Reason::new("tasks", Effect::Refused, Witness::Pool, "fork() failed");
+        let mut count = |after: u64, reason: Reason| {
+            let told = tally.count(reason, &mut hits, now + Duration::from_secs(after), "t");
+            (told.is_some(), hits[0].count, hits[0].witness, hits[0].detail.clone())
+        };
+        // Where no controller counts, the pool is all there is.
+        assert_eq!(count(0, pool()), (true, 1, Witness::Pool, "fork() failed".into()));
+        assert_eq!(
+            count(10, hit("tasks", Effect::Refused).times(4)),
+            (true, 5, Witness::Kernel, "words".into())
+        );
+        assert_eq!(count(19, pool()), (false, 5, Witness::Kernel, "words".into()));
+        assert_eq!(count(30, pool()), (true, 6, Witness::Pool, "fork() failed".into()));
     }
 
     #[test]

@@ -78,7 +78,12 @@ impl Supervisor {
         if lines.iter().any(limits::says_full) {
             self.look_at_tmpfs(index);
         }
-        for reason in lines.iter().filter_map(limits::said) {
+        let said: Vec<Reason> = lines.iter().filter_map(limits::said).collect();
+        if said.iter().any(Reason::is_counted) {
+            // The kernel first: whether the line tells of anything else can be known only then.
+            self.count_limits(index);
+        }
+        for reason in said {
             match reason.limit {
                 "seccomp" => self.on_sigsys(index, reason),
                 _ => self.hit(index, reason),
