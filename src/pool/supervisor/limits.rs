@@ -23,7 +23,7 @@ pub(super) const LIMIT_FLAGS: EpollFlags = EpollFlags::EPOLLPRI.union(EpollFlags
 /// How long a counter is left alone after it has changed.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long a record of audit may come after php-fpm's line about the same death.
-const RECORD_LATE: Duration = Duration::from_millis(300);
+const RECORD_LATE: Duration = Duration::from_secs(1);
 /// How long a death by SIGSYS of php-fpm itself waits for the record.
 const RECORD_WAITS: u32 = 10;
 /// What is told of such a death when the record does not come.
