@@ -488,6 +488,33 @@ fn a_memory_bomb_names_memory() {
     assert_eq!(self::hit(&rig, "free", "memory", "ended"), None);
 }
 
+/// howdah's own cgroup has a limit, as that of a unit with `MemoryMax=`.
+#[test]
+fn memory_that_runs_out_above_the_pool_is_not_called_the_pools_limit() {
+    if !has("memory") {
+        return;
+    }
+    let mut rig = patient();
+    let site = "<?php ini_set('memory_limit', -1); eval(file_get_contents('php://input'));";
+    rig.site("held", "do.php", site, TENANT);
+    rig.pool("held", "[limits]\nmemory = \"400M\"\n");
+    rig.inside("neighbour", OTHER, "");
+    rig.serve();
+    let bomb = "$s = str_repeat('x', 200 << 20); echo 'done';";
+    assert_eq!(rig.php("held", bomb), "done");
+    // Not there in a kernel without swap.
+    let _ = fs::write(rig.cgroup().join("memory.swap.max"), "0");
+    fs::write(rig.cgroup().join("memory.max"), "128M").unwrap();
+    assert_ne!(attempt(&rig, "held", bomb), "done");
+    told(
+        &mut rig,
+        "held",
+        "memory",
+        "ended",
+        "a cgroup above the pool's, is out of memory: the kernel ended",
+    );
+}
+
 #[test]
 fn the_file_cache_of_a_pool_is_held_at_its_limit_and_ends_nobody() {
     if !has("memory") {
