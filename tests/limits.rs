@@ -63,13 +63,17 @@ fn told(rig: &mut Rig, pool: &str, limit: &str, effect: &str, words: &str) -> Va
     hit
 }
 
-/// A rig whose pools may start slowly: where the controllers are, the machine may be emulated.
+/// A rig whose pools may start slowly: where the controllers are, the machine may be
+/// emulated. For the same reason they load no extension that no test here needs.
 fn patient() -> Rig {
     let rig = Rig::new();
     let state = rig.path("state");
     rig.write(
         "howdah.toml",
-        &format!("[serve]\nstate_dir = {state:?}\ndrain = \"5s\"\n[defaults.start]\ntimeout = \"1m\"\n"),
+        &format!(
+            "[serve]\nstate_dir = {state:?}\ndrain = \"5s\"\n[defaults.start]\ntimeout = \"1m\"\n\
+             [defaults.php]\nextensions = [\"ffi\", \"posix\"]\n"
+        ),
     );
     rig
 }
