@@ -129,6 +129,43 @@ fn where_it_is_held_it_serves_without_a_word() {
     assert_eq!(rig.end(), 0);
 }
 
+/// A unit's socket is the pool's by its name, whatever the pool's file says.
+#[test]
+fn a_tcp_socket_of_systemd_s_counts_though_the_file_says_a_unix_socket() {
+    let serve = |profile: &str| {
+        let rig = Rig::new();
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        rig.inside_without("blog", profile, "");
+        rig.site("blog", "index.php", "<?php echo 'hello from ', posix_getuid();", TENANT);
+        let mut rig = rig.passing(socket, "blog");
+        rig.serve();
+        (rig, address)
+    };
+    let (mut rig, address) = serve("landlock = false\n");
+    assert!(
+        rig.wait_log("Landlock is off").contains(&format!("listening on TCP ({address})")),
+        "{}",
+        rig.log()
+    );
+    assert_eq!(ask(&rig, address).0, 503);
+    assert_eq!(rig.end(), 0);
+    let (mut rig, address) = serve("landlock = false\ntcp_listener_held = false\n");
+    assert_eq!(ask(&rig, address), (200, "hello from 33".to_owned()));
+    assert!(rig.ps("blog")["weakened"].to_string().contains("Landlock is off"), "{}", rig.ps("blog"));
+    assert_eq!(rig.end(), 0);
+    // With every wall: held, so that the pool has no TCP at all.
+    if old_kernel().is_none() {
+        let (mut rig, address) = serve("");
+        let connect = "echo @stream_socket_client('tcp://127.0.0.1:9', $code) ? '' : $code;";
+        let request = rig.request("blog", "/do.php", "POST", &[], connect.as_bytes());
+        let answer =
+            exchange(&TcpStream::connect(address).unwrap(), &request, Duration::from_secs(30)).unwrap();
+        assert_eq!(String::from_utf8_lossy(&answer.body), nix::libc::EACCES.to_string(), "{}", rig.log());
+        assert_eq!(rig.end(), 0);
+    }
+}
+
 /// What the key lets through is worth a refusal: without Landlock the attacks succeed.
 #[test]
 fn what_is_let_through_is_a_way_into_the_host_s_network() {

@@ -164,7 +164,7 @@ impl Supervisor {
         let mut seen = std::collections::HashSet::new();
         for slot in self.slots.iter().flatten() {
             let (pool, places) = (&slot.pool, &self.settings.places);
-            let looked = self.workshop.look_at_listeners(pool, places).and_then(|()| {
+            let looked = self.workshop.look_at_listeners(&slot.as_it_listens(), places).and_then(|()| {
                 let first = seen.insert((pool.image.clone(), pool.fpm.binary.clone()));
                 if first { self.workshop.look_at(pool, places) } else { Ok(()) }
             });
