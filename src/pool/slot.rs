@@ -17,6 +17,7 @@ use super::quiesce::{self, Activity, Door};
 use super::record::Record;
 use super::tcp_listener;
 use crate::config::pool::{OnFailure, Pool};
+use crate::config::profile::Execve;
 use crate::config::types::Patience;
 use crate::sandbox::SpareNetwork;
 use crate::sandbox::cgroup::Base;
@@ -245,6 +246,12 @@ impl Slot {
         self.generation =
             Some(Generation::launch(&self.pool, prepared, &sockets, self.record.generation, base, network)?);
         Ok(notices)
+    }
+
+    /// Whether nothing can be executed in its generation after php-fpm; false of one that an
+    /// earlier howdah has started.
+    pub fn executes_once(&self) -> bool {
+        self.prepared.as_ref().is_some_and(|prepared| prepared.profile.execve == Execve::Once)
     }
 
     /// Whether a connection waits on any of the sockets.

@@ -75,9 +75,10 @@ impl Supervisor {
         if lines.iter().any(limits::says_full) {
             self.look_at_tmpfs(index);
         }
-        for reason in lines.iter().filter_map(limits::said) {
-            match reason.limit {
-                "seccomp" => self.on_sigsys(index, reason),
+        let once = self.slots[index].as_ref().is_some_and(|slot| slot.executes_once());
+        for reason in lines.iter().filter_map(|line| limits::said(line, once)) {
+            match (reason.limit, reason.effect) {
+                ("seccomp", Effect::Ended) => self.on_sigsys(index, reason),
                 _ => self.hit(index, reason),
             }
         }
