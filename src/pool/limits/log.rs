@@ -31,9 +31,10 @@ const SIGNALS: [(u32, &str, &str); 3] = [
     (24, "cpu_time", "more processor time than limits.cpu_time"),
 ];
 
-/// What PHP says where execve(2) is ENOSYS: file.c and exec.c of what they start by popen(3),
+/// What PHP says where execve(2) is ENOSYS: file.c, exec.c and mail.c of what they start by popen(3),
 /// and proc_open.c, which since PHP 8.3 spawns.
-const NO_PROGRAM: [&str; 5] = [
+const NO_PROGRAM: [&str; 6] = [
+    "mail(): Could not execute mail delivery program '",
     "PHP Warning:  popen(",
     "exec(): Unable to fork [",
     "shell_exec(): Unable to execute '",
