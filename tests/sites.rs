@@ -248,7 +248,9 @@ fn mediawiki_under_strict(site: &mut Site, ann: &Browser) {
     let text = [("wpTextbox1", "[[File:Howdah.png|thumb|200px|A smaller seat]]")];
     let address = ann.submit(&page, "editform", &text).between("src=\"/images/thumb/", "\"");
     assert_eq!(size_of_picture(site, &site.url(&format!("/images/thumb/{address}"))), (200, 113));
-    read_mediawiki(site);
+    bob.get(&site.url("/index.php?search=mahout&fulltext=1")).with("searchresults");
+    let told = json_of(&bob.get(&site.url("/rest.php/v1/page/Howdah")));
+    assert!(told["source"].as_str().is_some_and(|text| text.contains("rides")), "{told}");
 }
 
 /// By mw-config, as the package's README.Debian tells: the installer gives
