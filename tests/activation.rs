@@ -318,6 +318,29 @@ fn a_passed_packet_socket_is_refused_by_name() {
 }
 
 #[test]
+fn a_passed_socket_of_multipath_tcp_is_refused() {
+    // IPPROTO_MPTCP is 262. A kernel without it has nothing to pass.
+    let perl = |protocol: i32| {
+        let listen = format!(
+            // The first word is the shell's exec.
+            "use Socket; $^F = 9; socket(my $s, AF_INET, SOCK_STREAM, {protocol}); bind($s, sockaddr_in(0, INADDR_LOOPBACK)) \
+             and listen($s, 5) or die; POSIX::dup2(fileno($s), 3); shift; exec @ARGV"
+        );
+        passed_by_shell(&format!("export LISTEN_FDS=1; exec perl -MPOSIX -e '{listen}'"), Stdio::null())
+    };
+    assert!(perl(6).starts_with("descriptor 3 (127.0.0.1:"), "{}", perl(6));
+    if std::fs::exists("/proc/sys/net/mptcp").unwrap() {
+        let told = perl(262);
+        let reason = "its protocol is not TCP, and nothing would hold the pool's use of it: \
+                      take SocketProtocol= out of its socket unit";
+        assert!(
+            told.starts_with("error: passed descriptor 3 (127.0.0.1:") && told.ends_with(reason),
+            "{told}"
+        );
+    }
+}
+
+#[test]
 fn a_passed_abstract_socket_is_refused_by_name() {
     let name = format!("howdah-test-{}", std::process::id());
     let child = activate(&["-l", &format!("@{name}"), "--fdname=blog"]);

@@ -113,6 +113,7 @@ fn tcp_is_taken_over_too() {
     let text = fs::read_to_string(&file).unwrap();
     let unix = format!("{:?}", rig.socket("blog"));
     fs::write(&file, text.replace(&unix, &format!("\"{address}\""))).unwrap();
+    rig.let_listen_on_tcp("blog");
     rig.serve();
     let ask = |rig: &Rig| {
         let stream = std::net::TcpStream::connect(address).unwrap();

@@ -138,6 +138,7 @@ fn resets_on_tcp_make_no_start_storm_and_no_dead_socket() {
     let unix = format!("listen = {:?}", rig.socket("blog"));
     let both = format!("listen = [{:?}, \"{address}\"]", rig.socket("blog"));
     rig.write("pools/blog.toml", &text.replace(&unix, &both));
+    rig.let_listen_on_tcp("blog");
     rig.serve();
     let begin = std::time::Instant::now();
     for number in 0..crowd() / 10 {

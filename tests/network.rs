@@ -73,6 +73,7 @@ fn outbound_reaches_nothing_of_the_host_nor_what_is_not_the_internet() {
         "pools/neighbour.toml",
         &format!("listen = [{socket:?}, \"198.51.100.2:9001\", \"127.0.0.1:9002\"]\n{rest}"),
     );
+    rig.let_listen_on_tcp("neighbour");
     world.serve(&mut rig);
     assert_eq!(get(&rig, "blog", "203.0.113.1:80"), "world");
     for (address, says) in [

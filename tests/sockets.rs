@@ -66,6 +66,7 @@ fn listening_on(addresses: &[&str], more: &str) -> Rig {
             rig.path("blog")
         ),
     );
+    rig.let_listen_on_tcp("blog");
     rig
 }
 
@@ -167,6 +168,7 @@ fn each_pool_gets_the_sockets_of_its_name() {
         rig.site(name, "index.php", &format!("<?php echo '{name}';"), TENANT);
         rig.pool(name, "");
     }
+    rig.let_listen_on_tcp("blog");
     let (blog, shop) = (rig.socket("blog"), rig.socket("shop"));
     // In the other order than the files; the third is matched by its address.
     let v4 = format!("127.0.0.1:{}", free_port("127.0.0.1"));
@@ -561,7 +563,7 @@ fn o_nonblock_set_by_a_tenant_is_cleared_before_the_next_start() {
 
 /// A pool without a seccomp filter, whose script shuts its listener down.
 fn open_to_poison(rig: &Rig, listen: &str) {
-    let profile = rig.profile("open", "seccomp = \"off\"\n");
+    let profile = rig.profile("open", "seccomp = \"off\"\ntcp_listener_held = false\n");
     rig.site("blog", "index.php", HELLO, TENANT);
     rig.site("blog", "poison.php", &tenant_script("shutdown($s, 0);"), TENANT);
     rig.write(

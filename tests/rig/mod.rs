@@ -151,6 +151,14 @@ impl Rig {
         self.write(&format!("profiles/{name}.toml"), text)
     }
 
+    /// Lets a pool listen on TCP where this kernel cannot hold that, too: for what is about something else.
+    pub fn let_listen_on_tcp(&self, name: &str) {
+        let profile = self.profile("on-tcp", "tcp_listener_held = false\n");
+        let file = self.path(&format!("pools/{name}.toml"));
+        let text = fs::read_to_string(&file).unwrap();
+        fs::write(&file, format!("profile = {profile:?}\n{text}")).unwrap();
+    }
+
     /// serve runs as [`TENANT`], who may do nothing on this machine but make user namespaces.
     pub fn rootless(mut self) -> Self {
         self.rootless = true;

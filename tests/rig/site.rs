@@ -54,6 +54,15 @@ impl Site {
         Self { database: None, nginx, rig, pool, host, address }
     }
 
+    /// Gives the pool, which is asked nothing, another profile; the next request starts it with that.
+    pub fn change_profile(&mut self, profile: &str) {
+        let file = self.rig.path(&format!("pools/{}.toml", self.pool));
+        let text = fs::read_to_string(&file).expect("the pool's file");
+        fs::write(&file, format!("profile = {profile:?}\n{text}")).expect("the pool's file");
+        self.rig.signal(Signal::SIGHUP);
+        self.rig.wait_log("its file has changed");
+    }
+
     /// The address of a page, as visitors have it.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}:{}{path}", self.host, self.address.port())
@@ -97,7 +106,14 @@ impl Site {
     /// other than in the ordinary life of a pool.
     pub fn complaints(&self) -> Vec<String> {
         let log = self.rig.log();
-        let ordinary = [": started in ", ": stopped", "howdah: ready", ": php-fpm: ", "howdah: ending"];
+        let ordinary = [
+            ": started in ",
+            ": stopped",
+            "howdah: ready",
+            ": php-fpm: ",
+            "its file has changed",
+            "howdah: ending",
+        ];
         log.lines()
             .filter(|line| !ordinary.iter().any(|word| line.contains(word)))
             .map(str::to_owned)

@@ -136,6 +136,7 @@ pub fn write_pool(rig: &Rig, name: &str, listen: Option<SocketAddr>, stop: Durat
         let text = fs::read_to_string(&file).unwrap();
         let unix = format!("listen = {:?}", rig.socket(name));
         fs::write(&file, text.replace(&unix, &format!("listen = \"{address}\""))).unwrap();
+        rig.let_listen_on_tcp(name);
     }
 }
 

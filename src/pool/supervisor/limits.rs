@@ -78,14 +78,15 @@ impl Supervisor {
         if lines.iter().any(limits::says_full) {
             self.look_at_tmpfs(index);
         }
-        let said: Vec<Reason> = lines.iter().filter_map(limits::said).collect();
+        let once = self.slots[index].as_ref().is_some_and(|slot| slot.executes_once());
+        let said: Vec<Reason> = lines.iter().filter_map(|line| limits::said(line, once)).collect();
         if said.iter().any(Reason::is_counted) {
             // The kernel first: whether the line tells of anything else can be known only then.
             self.count_limits(index);
         }
         for reason in said {
-            match reason.limit {
-                "seccomp" => self.on_sigsys(index, reason),
+            match (reason.limit, reason.effect) {
+                ("seccomp", Effect::Ended) => self.on_sigsys(index, reason),
                 _ => self.hit(index, reason),
             }
         }
