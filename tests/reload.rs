@@ -11,7 +11,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use howdah::fpm::client::Response;
+use howdah::fpm::client::{Response, exchange};
 use nix::sys::signal::Signal;
 use rig::{OTHER, Rig, TENANT, wait_for};
 
@@ -207,7 +207,7 @@ fn a_pool_that_listens_elsewhere_now_leaves_the_old_address() {
     rig.write("pools/blog.toml", &text.replace(old.to_str().unwrap(), new.to_str().unwrap()));
     reload(&rig);
     wait_for("the new address", Duration::from_secs(10), || listens(&new).then_some(()));
-    assert!(!old.exists());
+    wait_for("the old one's end", Duration::from_secs(10), || (!old.exists()).then_some(()));
     fs::rename(rig.path("elsewhere.sock"), &old).unwrap();
     assert_eq!(rig.text("blog", "/index.php"), "7");
     fs::rename(&old, &new).unwrap();
@@ -358,8 +358,11 @@ fn a_pool_that_is_back_before_it_had_ended_is_served_again_and_loses_nothing() {
             })
             .collect();
         (2..6).for_each(|n| wait_begun(&rig, "blog", n));
-        let waiting = scope.spawn(|| work(&rig, "blog", 6));
-        thread::sleep(Duration::from_millis(100));
+        let stream = UnixStream::connect(&socket).unwrap();
+        let last = rig.request("blog", "/work.php?n=6", "GET", &[], b"");
+        let waiting = scope.spawn(move || {
+            exchange(&stream, &last, Duration::from_secs(30)).map_err(|error| error.to_string())
+        });
         remove(&rig, "blog");
         reload(&rig);
         wait_for("its removal", Duration::from_secs(10), || (!socket.exists()).then_some(()));

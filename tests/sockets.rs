@@ -660,7 +660,7 @@ fn systemd_s_socket_that_a_tenant_shut_down_is_told_with_what_to_do() {
 fn at_the_end_a_tcp_pool_answers_who_waits_and_lets_nobody_new_in() {
     let address = format!("127.0.0.1:{}", free_port("127.0.0.1"));
     let mut rig = listening_on(&[&address], "[fpm]\npm = \"static\"\nmax_children = 1");
-    rig.site("blog", "slow.php", "<?php usleep(1000000); echo 'slow';", TENANT);
+    rig.site("blog", "slow.php", "<?php usleep(3000000); echo 'slow';", TENANT);
     rig.serve();
     assert_eq!(over_tcp(&rig, &address, "/index.php"), ANSWER);
     let target: SocketAddr = address.parse().unwrap();

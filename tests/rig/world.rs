@@ -187,7 +187,7 @@ pub fn processes_named(cgroup: &Path, name: &str) -> Vec<i32> {
 
 /// Waits until a process is gone.
 pub fn wait_gone(pid: i32) {
-    wait_for("the end of a process", Duration::from_secs(5), || {
+    wait_for("the end of a process", Duration::from_secs(20), || {
         (!Path::new(&format!("/proc/{pid}")).exists()).then_some(())
     });
 }
