@@ -151,8 +151,12 @@ fn bound_by_nobody(listen: &str) -> String {
 
 /// systemd-socket-activate(1), which starts a role that tells what it got.
 fn activate(arguments: &[&str]) -> Running {
-    let mut command = Command::new("systemd-socket-activate");
-    command.args(arguments).arg("--setenv=ROLE=tell what was passed").args(myself());
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--pdeathsig", "KILL", "systemd-socket-activate"])
+        .args(arguments)
+        .arg("--setenv=ROLE=tell what was passed")
+        .args(myself());
     Running::start(command.stdin(Stdio::null()))
 }
 

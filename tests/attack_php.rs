@@ -165,8 +165,8 @@ impl Scene {
                 let _ = udp.send_to(&bytes[..length], from);
             }
         });
-        let canary = Command::new("sleep")
-            .arg("600")
+        let canary = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "sleep", "600"])
             .env(format!("PHP_ATTACK_{name}"), "secret")
             .stdout(Stdio::null())
             .spawn()
