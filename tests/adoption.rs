@@ -9,7 +9,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use rig::torture::{STOP, Torture, free_port, make_pool, measure};
+use rig::port::free_port;
+use rig::torture::{STOP, Torture, make_pool, measure};
 use rig::{Rig, TENANT, wait_for};
 use serde_json::Value;
 

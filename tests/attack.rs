@@ -130,7 +130,7 @@ fn pool(rig: &Rig) -> PathBuf {
         "mkdir blog/uploads && chmod 777 blog/uploads && cp /usr/bin/env blog/capable && cp /usr/bin/env blog/setuid \
          && setcap cap_block_suspend+ep blog/capable && chmod 4755 blog/setuid",
     );
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = rig::port::free_port("127.0.0.1").port();
     // Below that ABI strict refuses a TCP listener, and hosting says what it opens.
     let tcp = if landlock::kernel_abi() < 4 { String::new() } else { format!(", \"127.0.0.1:{port}\"") };
     let text = format!(

@@ -171,7 +171,7 @@ impl Scene {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let free = rig::port::free_port("127.0.0.1").port();
         let words = vec![
             ("{dir}", dir.trim_end_matches('/').to_owned()),
             ("{name}", name.clone()),

@@ -130,9 +130,9 @@ fn connections_that_come_and_go_by_the_thousand_make_no_start_storm_and_no_dead_
 
 #[test]
 fn resets_on_tcp_make_no_start_storm_and_no_dead_socket() {
-    use std::net::{TcpListener, TcpStream};
+    use std::net::TcpStream;
     use std::os::fd::AsRawFd;
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let address = rig::port::free_port("127.0.0.1");
     let mut rig = Rig::new();
     rig.inside("blog", TENANT, "[idle]\nstop = \"300ms\"\n");
     let text = fs::read_to_string(rig.path("pools/blog.toml")).unwrap();

@@ -24,7 +24,7 @@ fn victim() {
     rig.serve();
     assert_eq!(rig.php("blog", "echo 1;"), "1");
     let master = rig.master("blog");
-    let address = rig::torture::free_port("127.0.0.1");
+    let address = rig::port::free_port("127.0.0.1");
     let conf = Nginx::conf(
         address,
         &rig.path("blog"),

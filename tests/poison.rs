@@ -20,6 +20,7 @@ use howdah::config::types::{Listen, Mode};
 use howdah::fpm::client::exchange;
 use howdah::pool::activation::{Harm, Listener, bind};
 use rig::confined::Confined;
+use rig::port::free_port;
 use rig::{Rig, TENANT, wait_for};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -211,10 +212,6 @@ fn socket() -> Socket {
     Socket { owner: TENANT.1, group: TENANT.2, mode: Mode::new(0o666), backlog: 511 }
 }
 
-fn free_port(host: &str) -> u16 {
-    TcpListener::bind((host, 0)).unwrap().local_addr().unwrap().port()
-}
-
 /// Every deed that is for this family.
 fn deeds(family: &str) -> Vec<Deed> {
     let tcp: &[Deed] = if family == "unix" { &UNIX } else { &TCP };
@@ -229,8 +226,8 @@ fn deeds(family: &str) -> Vec<Deed> {
 fn address_of(family: &str, place: &std::path::Path) -> Listen {
     let text = match family {
         "unix" => place.join("a.sock").display().to_string(),
-        "v4" => format!("127.0.0.1:{}", free_port("127.0.0.1")),
-        _ => format!("[::1]:{}", free_port("::1")),
+        "v4" => free_port("127.0.0.1").to_string(),
+        _ => free_port("::1").to_string(),
     };
     text.parse().unwrap()
 }
@@ -663,7 +660,7 @@ fn gets_out(rig: &Rig, family: &str, address: &Listen, way: Way, accepted: bool)
     let host = if family == "v4" { "127.0.0.1" } else { "::1" };
     let secret = TcpListener::bind((host, 0)).unwrap();
     secret.set_nonblocking(true).unwrap();
-    let port = if way == BIND { free_port(host) } else { secret.local_addr().unwrap().port() };
+    let port = if way == BIND { free_port(host).port() } else { secret.local_addr().unwrap().port() };
     (0..5).any(|_| {
         let script = way_out(family, way, accepted, port);
         let asked = std::thread::scope(|scope| {

@@ -6,6 +6,7 @@ pub mod browser;
 pub mod confined;
 mod guard;
 pub mod nginx;
+pub mod port;
 pub mod site;
 pub mod torture;
 pub mod world;
