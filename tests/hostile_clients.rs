@@ -69,6 +69,28 @@ fn a_line_of_a_tenant_is_one_line_of_its_own_pool() {
     let log = rig.log();
     assert!(!log.contains('\x1b') && !log.contains('\r'), "{log}");
     assert!(!log.lines().any(|line| line.starts_with("howdah: pool shop")), "{log}");
+    // Nor on the terminal of who asks what happened: a limit's detail may be what the pool's log says, or a path.
+    let words = "PHP Fatal error:  Allowed memory size of 1\u{1b}[2J bytes exhausted";
+    rig.php("blog", &format!("fwrite(fopen('php://stderr', 'w'), {words:?} . \"\\n\"); echo 'x';"));
+    wait_for("the limit", Duration::from_secs(10), || {
+        (rig.ps("blog")["limits_hit"][0]["limit"] == "memory_limit").then_some(())
+    });
+    let file = rig.path("run/pools/blog/state.json");
+    let mut record: serde_json::Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    record["limits_hit"][0]["detail"] = "fs.write_file on /srv/\u{1b}[2J\n\u{9b}2J".into();
+    record["last_error"] = "/srv/\u{1b}[2J".into();
+    fs::write(&file, record.to_string()).unwrap();
+    let run = rig.path("run").display().to_string();
+    let told = |command: &str| {
+        let output = rig.howdah(&[command, "--runtime-dir", &run]);
+        let told = String::from_utf8(output.stdout).unwrap();
+        assert!(told.chars().all(|c| c == '\n' || !c.is_control()), "{command}: {told:?}");
+        told
+    };
+    assert!(told("events").contains("of 1\\u{1b}[2J bytes"));
+    let told = told("ps");
+    assert!(told.contains("on /srv/\\u{1b}[2J\\u{a}\\u{9b}2J"), "{told}");
+    assert!(told.contains("last error: /srv/\\u{1b}[2J"), "{told}");
 }
 
 /// How many connections come and go.

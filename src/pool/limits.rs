@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use counters::Counters;
 pub use log::{said, says_full};
-pub use tally::{Bucket, Hit, Tally};
+pub use tally::{Bucket, Hit, Tally, within_bounds};
 
 /// What a limit did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
