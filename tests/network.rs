@@ -39,14 +39,20 @@ fn cgroup_of(rig: &Rig, pool: &str) -> PathBuf {
     PathBuf::from(rig.ps(pool)["cgroup"].as_str().expect("a generation runs in a cgroup"))
 }
 
-#[test]
-fn outbound_reaches_the_world_from_the_first_request_on() {
+/// A pool `blog` with a way out, which has been there.
+fn online() -> (Rig, World) {
     let mut rig = Rig::new();
     let world = World::new(&rig);
     rig.inside("blog", TENANT, OUTBOUND);
     world.serve(&mut rig);
-    // The very first thing that the pool does.
     assert_eq!(get(&rig, "blog", "203.0.113.1:80"), "world");
+    (rig, world)
+}
+
+#[test]
+fn outbound_reaches_the_world_from_the_first_request_on() {
+    // The very first thing that the pool does.
+    let (rig, _world) = online();
     assert_eq!(get(&rig, "blog", "[2001:db8:2::1]:80"), "world");
     let names = "echo gethostbyname('www.example.org'), ' ', dns_get_record('www.example.org', DNS_A)[0]['ip'] ?? 'none';";
     assert_eq!(rig.php("blog", names), "203.0.113.1 203.0.113.1");
@@ -244,11 +250,7 @@ fn pasta_lives_and_dies_with_its_generation() {
 
 #[test]
 fn a_pool_whose_pasta_dies_says_so_and_starts_anew() {
-    let mut rig = Rig::new();
-    let world = World::new(&rig);
-    rig.inside("blog", TENANT, OUTBOUND);
-    world.serve(&mut rig);
-    assert_eq!(get(&rig, "blog", "203.0.113.1:80"), "world");
+    let (mut rig, _world) = online();
     let pasta = processes_named(&cgroup_of(&rig, "blog"), "passt")[0];
     kill(Pid::from_raw(pasta), Signal::SIGKILL).unwrap();
     rig.wait_log("its network is lost: pasta:");
@@ -260,11 +262,7 @@ fn a_pool_whose_pasta_dies_says_so_and_starts_anew() {
 
 #[test]
 fn the_next_howdah_finds_pasta_and_replaces_a_generation_that_has_lost_it() {
-    let mut rig = Rig::new();
-    let world = World::new(&rig);
-    rig.inside("blog", TENANT, OUTBOUND);
-    world.serve(&mut rig);
-    assert_eq!(get(&rig, "blog", "203.0.113.1:80"), "world");
+    let (mut rig, world) = online();
     let pasta = processes_named(&cgroup_of(&rig, "blog"), "passt")[0];
     rig.crash();
     assert_eq!(get(&rig, "blog", "203.0.113.1:80"), "world");
