@@ -135,7 +135,7 @@ fn pool_with(rig: &Rig, tcp: bool) -> PathBuf {
         "mkdir blog/uploads && chmod 777 blog/uploads && cp /usr/bin/env blog/capable && cp /usr/bin/env blog/setuid \
          && setcap cap_block_suspend+ep blog/capable && chmod 4755 blog/setuid",
     );
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = rig::port::free_port("127.0.0.1").port();
     let tcp = if tcp { format!(", \"127.0.0.1:{port}\"") } else { String::new() };
     let text = format!(
         "listen = [{:?}{tcp}]\nuser = \"www-data\"\n\

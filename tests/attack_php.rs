@@ -165,13 +165,13 @@ impl Scene {
                 let _ = udp.send_to(&bytes[..length], from);
             }
         });
-        let canary = Command::new("sleep")
-            .arg("600")
+        let canary = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "sleep", "600"])
             .env(format!("PHP_ATTACK_{name}"), "secret")
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let free = rig::port::free_port("127.0.0.1").port();
         let words = vec![
             ("{dir}", dir.trim_end_matches('/').to_owned()),
             ("{name}", name.clone()),

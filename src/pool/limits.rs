@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use counters::Counters;
 pub use log::{said, says_full};
-pub use tally::{Bucket, Hit, Tally};
+pub use tally::{Bucket, Hit, Tally, within_bounds};
 pub use verdict::{End, Kills};
 
 /// What a limit did.

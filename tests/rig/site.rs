@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 
 use super::browser::Browser;
 use super::nginx::Nginx;
-use super::torture::free_port;
+use super::port::free_port;
 use super::{Rig, wait_for};
 
 /// A pool that runs an example, behind nginx. What writes into the rig's directory ends before it.

@@ -15,6 +15,10 @@ const AGAIN_COMMON: Duration = Duration::from_secs(300);
 const ECHO: Duration = Duration::from_secs(10);
 /// Kinds of hits that are kept apart for one pool; more are counted with the last.
 const MOST: usize = 32;
+/// Subjects that are kept apart; the rest of [`MOST`] is for limits that have none.
+const MOST_SUBJECTS: usize = 10;
+/// The subject of what is beyond that.
+const OTHERS: &str = "others";
 
 /// A limit that was hit, as `howdah ps` tells it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,6 +107,18 @@ impl Told {
         }
         self.next = now + if self.reason.is_common() { AGAIN_COMMON } else { AGAIN };
         Some(self.reason.clone().times(std::mem::take(&mut self.pending)))
+    }
+}
+
+/// `reason`, of whose subject no more is told than that it is one of many, where the pool has hit as
+/// many as are kept apart. Tenants choose subjects (paths, system calls): without this one that names
+/// enough of them would have what comes after, a kill by memory.max too, counted as something else.
+pub fn within_bounds(reason: Reason, hits: &[Hit]) -> Reason {
+    let known = hits.iter().any(|hit| (hit.limit.as_str(), hit.effect, hit.subject.as_str()) == key(&reason));
+    let subjects = hits.iter().filter(|hit| !hit.subject.is_empty()).count();
+    match reason.subject.is_empty() || known || subjects < MOST_SUBJECTS {
+        true => reason,
+        false => reason.of(OTHERS),
     }
 }
 
@@ -228,6 +244,35 @@ mod tests {
         assert_eq!(told.count(), MOST);
         assert_eq!(hits.len(), MOST);
         assert_eq!(hits.iter().map(|hit| hit.count).sum::<u64>(), 1000);
+    }
+
+    #[test]
+    fn a_tenant_cannot_crowd_out_the_limits_that_it_does_not_name() {
+        let limits = ["memory", "tasks", "cpu", "tmp", "run", "shm", "open_files", "file_size", "cpu_time"];
+        let crowd: Vec<Reason> =
+            (0..1000).map(|n| hit("landlock", Effect::Refused).of(n.to_string())).collect();
+        let after: Vec<Reason> = limits
+            .iter()
+            .flat_map(|limit| [Effect::Ended, Effect::Refused].map(|effect| hit(limit, effect)))
+            .collect();
+        let run = |bounded: bool| {
+            let (mut tally, mut hits, now) = (Tally::default(), Vec::new(), Instant::now());
+            for reason in crowd.iter().chain(&after).cloned() {
+                let reason = if bounded { within_bounds(reason, &hits) } else { reason };
+                tally.count(reason, &mut hits, now, "t");
+            }
+            hits
+        };
+        let hits = run(true);
+        for reason in &after {
+            let its =
+                hits.iter().find(|hit| (hit.limit.as_str(), hit.effect) == (reason.limit, reason.effect));
+            assert_eq!(its.map(|hit| hit.count), Some(1), "{reason:?}");
+        }
+        let others = hits.iter().find(|hit| hit.subject == OTHERS).unwrap();
+        assert_eq!((hits.len(), others.count), (11 + after.len(), 990));
+        // The control: whoever comes last is counted as a path.
+        assert!(run(false).iter().all(|hit| hit.limit == "landlock"));
     }
 
     #[test]

@@ -2,12 +2,15 @@
 //! and audited and what php-fpm says is put down to a pool, told in one line,
 //! kept for `ps` and written down as an event.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::OFlag;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::signal::Signal;
-use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+use nix::sys::stat::Mode;
+use nix::sys::statfs::{Statfs, TMPFS_MAGIC, fstatfs};
 use serde_json::{Value, json};
 
 use super::Supervisor;
@@ -17,6 +20,7 @@ use crate::journal::Level;
 use crate::pool::events::{self, Kind};
 use crate::pool::limits::{self, Effect, End, Reason, Witness};
 use crate::sandbox::cgroup::acknowledge;
+use crate::{paths, sys};
 
 /// Once, and then not until it is watched again: a tenant at a limit would keep the loop awake.
 pub(super) const LIMIT_FLAGS: EpollFlags = EpollFlags::EPOLLPRI.union(EpollFlags::EPOLLONESHOT);
@@ -58,10 +62,11 @@ impl Supervisor {
         let Some(slot) = &mut self.slots[index] else { return };
         let Some(generation) = &slot.generation else { return };
         let root = format!("/proc/{}/root", generation.process.pid);
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let Ok(root) = nix::fcntl::open(root.as_str(), flags, Mode::empty()).map(sys::owned) else { return };
         let full: Vec<&'static str> = [("tmp", "/tmp"), ("run", "/run"), ("shm", "/dev/shm")]
             .into_iter()
-            // The root is howdah's, and read-only inside: no link of a tenant's is on the way.
-            .filter(|(_, path)| is_full(Path::new(&format!("{root}{path}"))))
+            .filter(|(_, path)| tmpfs(root.as_fd(), path).is_some_and(|data| is_full(&data)))
             .map(|(key, _)| key)
             .collect();
         let fresh: Vec<_> = full.iter().filter(|key| !slot.vigil.full.contains(key)).copied().collect();
@@ -145,6 +150,7 @@ impl Supervisor {
     fn hit_and(&mut self, index: usize, reason: Reason, aloud: bool) {
         let Some(slot) = &mut self.slots[index] else { return };
         let (now, time) = (Instant::now(), events::now());
+        let reason = limits::within_bounds(reason, &slot.record.limits_hit);
         let told = slot.vigil.tally.count(reason, &mut slot.record.limits_hit, now, &time);
         if let Some(reason) = told {
             self.tell_limit(index, &reason, aloud);
@@ -231,9 +237,32 @@ impl Supervisor {
     }
 }
 
-/// Whether a tmpfs has no room, or no inode, left.
-fn is_full(path: &Path) -> bool {
-    statfs(path).is_ok_and(|data| {
-        data.filesystem_type() == TMPFS_MAGIC && (data.blocks_available() == 0 || data.files_free() == 0)
-    })
+/// The tmpfs at `path` below `root`, if one is there. Through no symlink: whoever owns an image can
+/// take away what a file system is mounted on, and put a link in its place.
+fn tmpfs(root: BorrowedFd<'_>, path: &str) -> Option<Statfs> {
+    let data = fstatfs(paths::open_inside(root, Path::new(path)).ok()?).ok()?;
+    (data.filesystem_type() == TMPFS_MAGIC).then_some(data)
+}
+
+/// Whether there is no room, or no inode, left.
+fn is_full(data: &Statfs) -> bool {
+    data.blocks_available() == 0 || data.files_free() == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_in_the_place_of_a_tmpfs_is_not_followed() {
+        let image = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/dev/shm", image.path().join("tmp")).unwrap();
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        let open = |path: &Path| sys::owned(nix::fcntl::open(path, flags, Mode::empty()).unwrap());
+        assert!(tmpfs(open(image.path()).as_fd(), "/tmp").is_none());
+        // The control: by its own path it is a tmpfs, and by the link for who follows it.
+        assert!(tmpfs(open(Path::new("/")).as_fd(), "/dev/shm").is_some());
+        let followed = nix::sys::statfs::statfs(&image.path().join("tmp")).unwrap();
+        assert_eq!(followed.filesystem_type(), TMPFS_MAGIC);
+    }
 }
