@@ -23,6 +23,7 @@ use rig::figures::{Samples, goal, shuffled};
 use rig::peers::Peer;
 use rig::php::{ANSWER, Extensions, Stage, Workers};
 use rig::serve::{self, Serve};
+use rig::shared::Shared;
 use rig::{During, Outcome, fence, host, processes};
 
 /// Connect to last byte of a one-line PHP script when nothing runs.
@@ -38,25 +39,15 @@ struct Flags {
     /// Milliseconds of rest between two measurements, for what the kernel does after a namespace's end
     #[arg(long, value_name = "MS", default_value_t = 150)]
     rest: u64,
-    /// The account that php-fpm runs as
-    #[arg(long, default_value = "www-data")]
-    user: String,
-    /// The php-fpm to run; default: the newest in /usr/sbin
-    #[arg(long, value_name = "FILE")]
-    php_fpm: Option<PathBuf>,
-    /// Write every sample to FILE
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// What cargo bench adds; without it (cargo test) nothing is measured
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    shared: Shared,
 }
 
 const WORKERS: Workers = Workers { pm: "ondemand", max_children: 5 };
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    if !flags.bench {
+    if !flags.shared.bench {
         println!("cold_start: nothing measured: run it by `cargo bench --bench cold_start`");
         return ExitCode::SUCCESS;
     }
@@ -89,7 +80,7 @@ struct Contestant {
 }
 
 fn measure(flags: &Flags, scratch: &Path) -> Outcome {
-    let stage = Stage::set(scratch, flags.php_fpm.clone(), &flags.user)?;
+    let stage = Stage::set(scratch, flags.shared.php_fpm.clone(), &flags.shared.user)?;
     let hall = Hall::open(stage, flags)?;
     println!("cold start: connect to last byte, ms; {} rounds; {}", flags.rounds, host::about(&hall.stage)?);
 
@@ -107,7 +98,7 @@ fn measure(flags: &Flags, scratch: &Path) -> Outcome {
         print_table(extensions, &those);
     }
     println!("\nload average at the end: {}", host::load()?);
-    if let Some(file) = &flags.json {
+    if let Some(file) = &flags.shared.json {
         write_json(file, &contestants).during(file.display())?;
     }
     Ok(())

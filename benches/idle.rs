@@ -10,7 +10,7 @@
 mod rig;
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{ExitCode, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -22,6 +22,7 @@ use rig::activation::Listener;
 use rig::figures::{Samples, goal};
 use rig::php::{Extensions, Stage, Workers};
 use rig::serve::{self, Serve};
+use rig::shared::Shared;
 use rig::{During, Outcome, fence, host, processes};
 
 /// Memory, context switches and start of a howdah whose pools are all cold.
@@ -43,18 +44,8 @@ struct Flags {
     /// php-fpm masters to compare with
     #[arg(long, default_value_t = 100)]
     masters: usize,
-    /// The account that php-fpm runs as
-    #[arg(long, default_value = "www-data")]
-    user: String,
-    /// The php-fpm to run; default: the newest in /usr/sbin
-    #[arg(long, value_name = "FILE")]
-    php_fpm: Option<PathBuf>,
-    /// Write the figures to FILE
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// What cargo bench adds; without it (cargo test) nothing is measured
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    shared: Shared,
 }
 
 const WORKERS: Workers = Workers { pm: "ondemand", max_children: 5 };
@@ -62,7 +53,7 @@ const MB: f64 = 1024.0 * 1024.0;
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    if !flags.bench {
+    if !flags.shared.bench {
         println!("idle: nothing measured: run it by `cargo bench --bench idle`");
         return ExitCode::SUCCESS;
     }
@@ -70,7 +61,7 @@ fn main() -> ExitCode {
 }
 
 fn measure(flags: &Flags, scratch: &Path) -> Outcome {
-    let stage = Stage::set(scratch, flags.php_fpm.clone(), &flags.user)?;
+    let stage = Stage::set(scratch, flags.shared.php_fpm.clone(), &flags.shared.user)?;
     println!("idle: {} s; {}", flags.seconds, host::about(&stage)?);
     let masters = masters_at_rest(&stage, flags)?;
     println!("\nphp-fpm, {} masters with pm = ondemand", flags.masters);
@@ -101,7 +92,7 @@ fn measure(flags: &Flags, scratch: &Path) -> Outcome {
         }
         Err(reason) => println!("\nhowdah is left out: {reason}"),
     }
-    if let Some(file) = &flags.json {
+    if let Some(file) = &flags.shared.json {
         fs::write(file, serde_json::to_vec_pretty(&result)?).during(file.display())?;
     }
     Ok(())

@@ -22,6 +22,7 @@ use rig::activation::Listener;
 use rig::figures::{Samples, goal, shuffled};
 use rig::php::{ANSWER, Extensions, Stage, Workers};
 use rig::serve::{self, Serve};
+use rig::shared::Shared;
 use rig::web::{Nginx, wrk};
 use rig::{During, Outcome, fence, host, processes};
 
@@ -41,23 +42,13 @@ struct Flags {
     /// php-fpm's workers (pm = static)
     #[arg(long, default_value_t = 4)]
     workers: u32,
-    /// The account that php-fpm and nginx run as
-    #[arg(long, default_value = "www-data")]
-    user: String,
-    /// The php-fpm to run; default: the newest in /usr/sbin
-    #[arg(long, value_name = "FILE")]
-    php_fpm: Option<PathBuf>,
-    /// Write every sample to FILE
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// What cargo bench adds; without it (cargo test) nothing is measured
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    shared: Shared,
 }
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    if !flags.bench {
+    if !flags.shared.bench {
         println!("warm: nothing measured: run it by `cargo bench --bench warm`");
         return ExitCode::SUCCESS;
     }
@@ -73,7 +64,7 @@ struct Contestant {
 }
 
 fn measure(flags: &Flags, scratch: &Path) -> Outcome {
-    let stage = Stage::set(scratch, flags.php_fpm.clone(), &flags.user)?;
+    let stage = Stage::set(scratch, flags.shared.php_fpm.clone(), &flags.shared.user)?;
     let workers = Workers { pm: "static", max_children: flags.workers };
     let _bare = start_bare(&stage, workers, "bare")?;
     let _control = start_bare(&stage, workers, "control")?;
@@ -115,7 +106,7 @@ fn measure(flags: &Flags, scratch: &Path) -> Outcome {
     }
     print_table(&contestants);
     println!("\nload average at the end: {}", host::load()?);
-    if let Some(file) = &flags.json {
+    if let Some(file) = &flags.shared.json {
         let all: Vec<_> = contestants
             .iter()
             .map(

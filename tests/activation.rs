@@ -2,6 +2,9 @@
 //! systemd-socket-activate(1) passes. What must be its own process is this
 //! program again, in a [`role`].
 
+#[path = "rig/port.rs"]
+mod port;
+
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -22,6 +25,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{AddressFamily, Backlog, Shutdown, SockFlag, SockType, UnixAddr};
 use nix::sys::stat::umask;
 use nix::unistd::{Gid, Uid, getegid, geteuid, setgid, setgroups, setuid};
+use port::free_port;
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -151,8 +155,12 @@ fn bound_by_nobody(listen: &str) -> String {
 
 /// systemd-socket-activate(1), which starts a role that tells what it got.
 fn activate(arguments: &[&str]) -> Running {
-    let mut command = Command::new("systemd-socket-activate");
-    command.args(arguments).arg("--setenv=ROLE=tell what was passed").args(myself());
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--pdeathsig", "KILL", "systemd-socket-activate"])
+        .args(arguments)
+        .arg("--setenv=ROLE=tell what was passed")
+        .args(myself());
     Running::start(command.stdin(Stdio::null()))
 }
 
@@ -234,10 +242,6 @@ fn bits(path: impl AsRef<Path>) -> u32 {
     fs::symlink_metadata(path).unwrap().mode() & 0o7777
 }
 
-fn free_port(host: &str) -> u16 {
-    TcpListener::bind((host, 0)).unwrap().local_addr().unwrap().port()
-}
-
 /// Lets a tenant's process, which holds a copy of `listener`, do something to it.
 fn tenant(listener: &Listener, role: &str) {
     let copy = listener.as_fd().try_clone_to_owned().unwrap();
@@ -257,8 +261,8 @@ fn tenant_in_perl(listener: &Listener, program: &str) {
 fn systemd_passes_named_sockets_of_three_families() {
     let place = directory();
     let path = path_in(&place, "a.sock");
-    let v4 = format!("127.0.0.1:{}", free_port("127.0.0.1"));
-    let v6 = format!("[::1]:{}", free_port("::1"));
+    let v4 = free_port("127.0.0.1").to_string();
+    let v6 = free_port("::1").to_string();
     let child = activate(&["-l", &path, "-l", &v4, "-l", &v6, "--fdname=blog:blog:shop"]);
     let _client = until(|| TcpStream::connect(&v6));
     assert_eq!(
@@ -315,6 +319,29 @@ fn a_passed_packet_socket_is_refused_by_name() {
              it is a packet socket: write ListenStream= instead of ListenSequentialPacket="
         )
     );
+}
+
+#[test]
+fn a_passed_socket_of_multipath_tcp_is_refused() {
+    // IPPROTO_MPTCP is 262. A kernel without it has nothing to pass.
+    let perl = |protocol: i32| {
+        let listen = format!(
+            // The first word is the shell's exec.
+            "use Socket; $^F = 9; socket(my $s, AF_INET, SOCK_STREAM, {protocol}); bind($s, sockaddr_in(0, INADDR_LOOPBACK)) \
+             and listen($s, 5) or die; POSIX::dup2(fileno($s), 3); shift; exec @ARGV"
+        );
+        passed_by_shell(&format!("export LISTEN_FDS=1; exec perl -MPOSIX -e '{listen}'"), Stdio::null())
+    };
+    assert!(perl(6).starts_with("descriptor 3 (127.0.0.1:"), "{}", perl(6));
+    if std::fs::exists("/proc/sys/net/mptcp").unwrap() {
+        let told = perl(262);
+        let reason = "its protocol is not TCP, and nothing would hold the pool's use of it: \
+                      take SocketProtocol= out of its socket unit";
+        assert!(
+            told.starts_with("error: passed descriptor 3 (127.0.0.1:") && told.ends_with(reason),
+            "{told}"
+        );
+    }
 }
 
 #[test]
@@ -734,9 +761,8 @@ fn a_unix_listener_shut_down_by_a_tenant_is_seen_and_replaced() {
 #[test]
 fn a_tcp_listener_shut_down_by_a_tenant_is_seen_and_listens_again() {
     // A port that the kernel chose would be given back at the shutdown.
-    let (v4, v6) = (free_port("127.0.0.1"), free_port("::1"));
-    for address in [format!("127.0.0.1:{v4}"), format!("[::1]:{v6}")] {
-        let mut listener = listener(&address);
+    for address in ["127.0.0.1", "::1"].map(free_port) {
+        let mut listener = listener(&address.to_string());
         let address = tcp_address(&listener);
         tenant(&listener, "shut 0 down");
         assert_eq!(listener.health(), Health::NotListening);
@@ -752,7 +778,7 @@ fn a_tcp_listener_shut_down_by_a_tenant_is_seen_and_listens_again() {
 
 #[test]
 fn a_tcp_listener_disconnected_by_a_tenant_is_seen_and_listens_again() {
-    let mut listener = listener(&format!("127.0.0.1:{}", free_port("127.0.0.1")));
+    let mut listener = listener(&free_port("127.0.0.1").to_string());
     let af_unspec = "connect(STDIN, pack('x16'))";
     tenant_in_perl(&listener, af_unspec);
     assert_eq!(listener.health(), Health::NotListening);

@@ -9,7 +9,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use rig::torture::{STOP, Torture, free_port, make_pool, measure};
+use rig::port::free_port;
+use rig::torture::{STOP, Torture, make_pool, measure};
 use rig::{Rig, TENANT, wait_for};
 use serde_json::Value;
 
@@ -113,6 +114,7 @@ fn tcp_is_taken_over_too() {
     let text = fs::read_to_string(&file).unwrap();
     let unix = format!("{:?}", rig.socket("blog"));
     fs::write(&file, text.replace(&unix, &format!("\"{address}\""))).unwrap();
+    rig.let_listen_on_tcp("blog");
     rig.serve();
     let ask = |rig: &Rig| {
         let stream = std::net::TcpStream::connect(address).unwrap();
@@ -159,7 +161,9 @@ fn a_pool_whose_file_is_gone_is_taken_over_and_drained() {
     fs::remove_file(file).unwrap();
     rig.serve();
     wait_gone(gone);
-    assert!(is_alive(kept) && !rig.socket("shop").exists());
+    let shop = rig.socket("shop");
+    wait_for("the end of its socket", Duration::from_secs(10), || (!shop.exists()).then_some(()));
+    assert!(is_alive(kept));
     rig.wait_state("shop", "absent");
     assert_eq!(rig.end(), 0);
     assert!(!rig.cgroup().exists(), "the cgroup is left behind");

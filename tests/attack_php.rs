@@ -165,13 +165,13 @@ impl Scene {
                 let _ = udp.send_to(&bytes[..length], from);
             }
         });
-        let canary = Command::new("sleep")
-            .arg("600")
+        let canary = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "sleep", "600"])
             .env(format!("PHP_ATTACK_{name}"), "secret")
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let free = rig::port::free_port("127.0.0.1").port();
         let words = vec![
             ("{dir}", dir.trim_end_matches('/').to_owned()),
             ("{name}", name.clone()),
@@ -272,6 +272,7 @@ fn what_php_itself_can_try_is_held_and_each_attack_succeeds_without_its_wall() {
     let (listen, rest) = text.split_once('\n').unwrap();
     let path = listen.trim_start_matches("listen = ");
     fs::write(&file, format!("listen = [{path}, \"127.0.0.1:{neighbour}\"]\n{rest}")).unwrap();
+    scene.rig.let_listen_on_tcp("other");
     scene.rig.serve();
     let (mut wrong, mut killed) = (Vec::new(), Vec::new());
     for (number, (what, control, code)) in ATTACKS.iter().enumerate() {

@@ -81,6 +81,24 @@ fn after_php_fpm_nothing_is_executed() {
 }
 
 #[test]
+fn a_program_that_is_not_started_is_told_as_what_it_is_and_not_as_too_many_tasks() {
+    let mut rig = Rig::new();
+    pool(&rig, "once", "once");
+    rig.serve();
+    for call in ["exec('true')", "shell_exec('true')", "proc_open(['/bin/true'], [], $pipes)"] {
+        rig.php("once", &format!("{call};"));
+    }
+    let told = rig.wait_log("limit seccomp: execve = \"once\" in the profile lets no program be started: ");
+    assert!(told.contains("exec(): Unable to fork [true]"), "{told}");
+    // The rest are counted, and told of together later.
+    assert!(!rig.log().contains("limit tasks"), "{}", rig.log());
+    let hits = rig.ps("once")["limits_hit"].clone();
+    assert_eq!(hits.as_array().unwrap().len(), 1, "{hits}");
+    let hit = &hits[0];
+    assert_eq!((&hit["limit"], &hit["effect"]), (&"seccomp".into(), &"refused".into()), "{hit}");
+}
+
+#[test]
 fn nothing_of_the_listener_is_left() {
     let mut rig = Rig::new();
     pool(&rig, "once", "once");

@@ -4,6 +4,9 @@
 //! php-fpm runs as process 1 of a pid namespace, as a user that is not root, so
 //! that nothing of it outlives its test, however that ends.
 
+#[path = "rig/port.rs"]
+mod port;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -508,7 +511,7 @@ fn a_browser_behind_nginx_sees_the_refusal() {
     let site = site(&[]);
     let socket = site.path().join("backoff.sock");
     let listener = UnixListener::bind(&socket).unwrap();
-    let door = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let door = port::free_port("127.0.0.1");
     fs::write(
         site.path().join("nginx.conf"),
         format!(

@@ -139,10 +139,13 @@ fn a_pool_is_never_stopped_before_its_time_and_soon_after_it() {
     thread::scope(|scope| {
         for (name, stop) in stops {
             scope.spawn(move || {
-                let mut late: Vec<f64> = (0..3).map(|round| measure(name, stop, round)).collect();
                 // The machine has other work, which only ever makes it later.
-                late.sort_by(f64::total_cmp);
-                assert!(late[0] <= stop / 4.0 + 0.05, "stop = {stop}: late by {late:?}");
+                let soon = |late: &[f64]| late.iter().any(|late| *late <= stop / 4.0 + 0.05);
+                let mut late = Vec::new();
+                while late.len() < 3 || (!soon(&late) && late.len() < 12) {
+                    late.push(measure(name, stop, late.len() as u32));
+                }
+                assert!(soon(&late), "stop = {stop}: late by {late:?}");
             });
         }
     });
@@ -152,9 +155,9 @@ fn a_pool_is_never_stopped_before_its_time_and_soon_after_it() {
 fn requests_closer_than_stop_keep_a_pool_up() {
     let mut rig = Rig::new();
     rig.site("blog", "index.php", "<?php echo 1;", TENANT);
-    rig.pool("blog", "[idle]\nstop = \"1s\"");
+    rig.pool("blog", "[idle]\nstop = \"2s\"");
     rig.serve();
-    for _ in 0..8 {
+    for _ in 0..10 {
         rig.text("blog", "/index.php");
         thread::sleep(Duration::from_millis(400));
     }
@@ -349,10 +352,11 @@ fn a_script_s_background_process_keeps_no_pool_up_and_ends_with_it() {
         "<?php exec('sleep {seconds} >/dev/null 2>&1 &'); exec('setsid sleep {seconds} >/dev/null 2>&1 </dev/null &');"
     );
     rig.site("blog", "index.php", &script, TENANT);
-    rig.pool("blog", SHORT);
+    rig.pool("blog", "[idle]\nstop = \"2s\"\n");
     rig.serve();
     rig.text("blog", "/index.php");
-    assert_eq!(running(&seconds), 2);
+    // The request is over when the shell has forked, a moment before that becomes sleep(1).
+    wait_for("both", LIMIT, || (running(&seconds) == 2).then_some(()));
     assert_eq!(rig.state("blog"), "warm");
     wait_cold(&rig, "blog");
     assert_eq!(running(&seconds), 0, "it outlived its pool");
@@ -404,12 +408,18 @@ fn clients_without_pause_and_stops_all_the_time_lose_nothing() {
     rig.pool("blog", "[fpm]\nmax_children = 3\n[idle]\nstop = \"20ms\"");
     rig.serve();
     let shared = &rig;
-    let until = Instant::now() + Duration::from_secs(5);
+    let began = Instant::now();
+    // On a busy machine it takes longer until there is something to be seen.
+    let is_over = || match began.elapsed() {
+        time if time < Duration::from_secs(5) => false,
+        time => shared.record("blog").starts >= 5 || time > LIMIT,
+    };
+    let is_over = &is_over;
     let answered: usize = thread::scope(|scope| {
         let clients = (0..3u64).map(|client| {
             scope.spawn(move || {
                 let mut count = 0;
-                while Instant::now() < until {
+                while !is_over() {
                     let n = format!("{client}-{count}");
                     assert_eq!(shared.text("blog", &format!("/index.php?n={n}")), n);
                     count += 1;

@@ -12,6 +12,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use rig::{OTHER, Rig, TENANT, wait_for};
 use serde_json::Value;
 
@@ -62,13 +63,17 @@ fn told(rig: &mut Rig, pool: &str, limit: &str, effect: &str, words: &str) -> Va
     hit
 }
 
-/// A rig whose pools may start slowly: where the controllers are, the machine may be emulated.
+/// A rig whose pools may start slowly: where the controllers are, the machine may be
+/// emulated. For the same reason they load no extension that no test here needs.
 fn patient() -> Rig {
     let rig = Rig::new();
     let state = rig.path("state");
     rig.write(
         "howdah.toml",
-        &format!("[serve]\nstate_dir = {state:?}\ndrain = \"5s\"\n[defaults.start]\ntimeout = \"1m\"\n"),
+        &format!(
+            "[serve]\nstate_dir = {state:?}\ndrain = \"5s\"\n[defaults.start]\ntimeout = \"1m\"\n\
+             [defaults.php]\nextensions = [\"ffi\", \"posix\"]\n"
+        ),
     );
     rig
 }
@@ -92,6 +97,18 @@ fn has(controller: &str) -> bool {
         eprintln!("skipped: no {controller} controller in {}", mount.display());
     }
     found
+}
+
+/// A directory of the tenant's whose files are cache, and not memory as they are in a
+/// tmpfs, which the rig's own directory may be in (Debian 13's /tmp is one).
+fn on_disk() -> Option<tempfile::TempDir> {
+    let data = tempfile::tempdir_in("/var/tmp").unwrap();
+    std::os::unix::fs::chown(data.path(), Some(TENANT.1), Some(TENANT.2)).unwrap();
+    let is_tmpfs = statfs(data.path()).unwrap().filesystem_type() == TMPFS_MAGIC;
+    if is_tmpfs {
+        eprintln!("skipped: /var/tmp is a tmpfs");
+    }
+    (!is_tmpfs).then_some(data)
 }
 
 /// Whether this process may do what needs a capability in the first user namespace.
@@ -198,18 +215,20 @@ fn a_file_that_is_too_long_names_file_size() {
 
 #[test]
 fn a_worker_that_uses_up_its_processor_time_names_cpu_time() {
-    let mut rig = rig("[limits]\ncpu_time = \"1s\"\n", "[limits]\ncpu_time = \"1m\"\n");
+    // Process 1 has the limit as well, and where everything is slow it takes a part of it to start.
+    let limit = rig::patience().div_ceil(2);
+    let mut rig = rig(&format!("[limits]\ncpu_time = \"{limit}s\"\n"), "[limits]\ncpu_time = \"10m\"\n");
     // The kernel counts ticks for the limit and the clock for getrusage(2); an
-    // emulated machine that is short of time loses ticks.
-    let spin = |seconds: f64| {
+    // emulated machine that is short of time loses ticks: held spins until it is ended.
+    let spin = |seconds: u32| {
         format!(
             "$used = function () {{ $r = getrusage(); return $r['ru_utime.tv_sec'] + $r['ru_stime.tv_sec'] + \
              ($r['ru_utime.tv_usec'] + $r['ru_stime.tv_usec']) / 1e6; }}; \
              for ($b = $used(); $used() < $b + {seconds};) for ($i = 0; $i < 100000; $i++); echo 'done';"
         )
     };
-    assert_eq!(rig.php("free", &spin(1.8)), "done");
-    assert_ne!(attempt(&rig, "held", &spin(1.8 * f64::from(rig::patience()))), "done");
+    assert_eq!(rig.php("free", &spin(limit + 1)), "done");
+    assert_ne!(attempt(&rig, "held", &spin(20 * limit)), "done");
     told(&mut rig, "held", "cpu_time", "ended", "processor time");
     untouched(&rig, "free", "cpu_time");
 }
@@ -276,8 +295,8 @@ fn a_call_that_kills_is_named() {
     wait_for("the second one", SOON, || {
         rig.ps("held")["limits_hit"][0]["count"].as_u64().filter(|n| *n == 2)
     });
-    // One death is one hit: php-fpm's line about it is not another.
-    std::thread::sleep(Duration::from_millis(500));
+    // One death is one hit: php-fpm's line about it is not another, nor when it has waited for the record.
+    std::thread::sleep(Duration::from_millis(1500));
     let all = rig.ps("held")["limits_hit"].clone();
     assert_eq!((all.as_array().unwrap().len(), all[0]["count"].as_u64()), (1, Some(2)), "{all}");
     // The control comes last: while two pools of one user run, a process that is gone could be of either.
@@ -312,11 +331,15 @@ fn a_path_that_landlock_refuses_is_named() {
 
 #[test]
 fn a_script_that_takes_too_long_names_the_timeout() {
-    let mut rig =
-        rig("[fpm]\nrequest_terminate_timeout = \"1s\"\n", "[fpm]\nrequest_terminate_timeout = \"30s\"\n");
-    let sleep = "for ($i = 0; $i < 30; $i++) usleep(100000); echo 'done';";
-    assert_eq!(rig.php("free", sleep), "done");
-    assert_ne!(attempt(&rig, "held", sleep), "done");
+    // What held answers afterwards is to be quicker than that on a slow machine, too.
+    let limit = 1 + rig::patience();
+    let of = |seconds: u32| format!("[fpm]\nrequest_terminate_timeout = \"{seconds}s\"\n");
+    let mut rig = rig(&of(limit), &of(20 * limit));
+    let sleep = |seconds: u32| {
+        format!("for ($i = 0; $i < {seconds}; $i++) for ($j = 0; $j < 10; $j++) usleep(100000); echo 'done';")
+    };
+    assert_eq!(rig.php("free", &sleep(limit + 1)), "done");
+    assert_ne!(attempt(&rig, "held", &sleep(10 * limit)), "done");
     told(&mut rig, "held", "request_terminate_timeout", "ended", "execution timed out");
     untouched(&rig, "free", "request_terminate_timeout");
 }
@@ -362,8 +385,9 @@ fn events_tell_the_life_of_a_pool_and_of_no_other_if_one_is_named() {
     rig.inside("blog", TENANT, "[idle]\nstop = \"200ms\"\n");
     rig.inside("shop", OTHER, "");
     rig.serve();
-    let mut follow = std::process::Command::new(rig::HOWDAH)
-        .args(["events", "blog", "--follow", "--runtime-dir"])
+    // It ends with this test, however that does.
+    let mut follow = std::process::Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", rig::HOWDAH, "events", "blog", "--follow", "--runtime-dir"])
         .arg(rig.path("run"))
         .stdout(fs::File::create(rig.path("followed")).unwrap())
         .spawn()
@@ -413,7 +437,8 @@ fn a_flood_of_forged_lines_is_a_few_lines_of_the_forgers_own() {
     assert_eq!(hit["witness"], "pool");
     let lines = rig.log().matches("pool forger: limit cpu_time").count() as u64;
     assert!(lines <= 2 + begin.elapsed().as_secs() / 10, "{lines}");
-    assert!(events(&rig, &["forger"]).len() < 10);
+    let events = events(&rig, &["forger"]).len() as u64;
+    assert!(events < 10 + begin.elapsed().as_secs() / 5, "{events}");
     assert_eq!(rig.php("neighbour", "echo 'here';"), "here");
     assert_eq!(rig.ps("neighbour")["limits_hit"], Value::from(Vec::<Value>::new()));
     assert_eq!(kinds(&rig, &["neighbour"]), ["start"]);
@@ -467,13 +492,40 @@ fn a_memory_bomb_names_memory() {
     assert_eq!(self::hit(&rig, "free", "memory", "ended"), None);
 }
 
+/// howdah's own cgroup has a limit, as that of a unit with `MemoryMax=`.
+#[test]
+fn memory_that_runs_out_above_the_pool_is_not_called_the_pools_limit() {
+    if !has("memory") {
+        return;
+    }
+    let mut rig = patient();
+    let site = "<?php ini_set('memory_limit', -1); eval(file_get_contents('php://input'));";
+    rig.site("held", "do.php", site, TENANT);
+    rig.pool("held", "[limits]\nmemory = \"400M\"\n");
+    rig.inside("neighbour", OTHER, "");
+    rig.serve();
+    let bomb = "$s = str_repeat('x', 200 << 20); echo 'done';";
+    assert_eq!(rig.php("held", bomb), "done");
+    // Not there in a kernel without swap.
+    let _ = fs::write(rig.cgroup().join("memory.swap.max"), "0");
+    fs::write(rig.cgroup().join("memory.max"), "128M").unwrap();
+    assert_ne!(attempt(&rig, "held", bomb), "done");
+    told(
+        &mut rig,
+        "held",
+        "memory",
+        "ended",
+        "a cgroup above the pool's, is out of memory: the kernel ended",
+    );
+}
+
 #[test]
 fn the_file_cache_of_a_pool_is_held_at_its_limit_and_ends_nobody() {
     if !has("memory") {
         return;
     }
-    let mut rig = patient();
-    let data = rig.private("data", TENANT);
+    let Some(data) = on_disk() else { return };
+    let (data, mut rig) = (data.path(), patient());
     for (pool, memory) in [("held", "48M"), ("free", "400M")] {
         let mount = format!("[[mount]]\nsource = {data:?}\naccess = \"rw\"\n");
         rig.inside(pool, TENANT, &format!("{mount}[limits]\nmemory = {memory:?}\n"));
@@ -528,8 +580,8 @@ fn above_memory_high_a_pool_is_slowed_down() {
     if !has("memory") {
         return;
     }
-    let mut rig = patient();
-    let data = rig.private("data", TENANT);
+    let Some(data) = on_disk() else { return };
+    let (data, mut rig) = (data.path(), patient());
     for (pool, high) in [("held", "48M"), ("free", "380M")] {
         let mount = format!("[[mount]]\nsource = {data:?}\naccess = \"rw\"\n");
         rig.inside(pool, TENANT, &format!("{mount}[limits]\nmemory = \"400M\"\nmemory_high = {high:?}\n"));
@@ -553,10 +605,10 @@ fn the_pids_controller_counts_a_fork_bomb() {
         return;
     }
     let mut rig = rig("[limits]\ntasks = 12\n", "[limits]\ntasks = 100\n");
-    let bomb =
-        "for ($i = 0; $i < 30 && ($p[] = @proc_open(['/usr/bin/sleep', '3'], [], $q)); $i++); echo $i;";
+    let bomb = "for ($i = 0; $i < 30 && ($p[$i] = @proc_open(['/usr/bin/sleep', '600'], [], $q)); $i++); \
+                foreach (array_filter($p) as $one) proc_terminate($one, 9); echo $i;";
     assert_eq!(attempt(&rig, "free", bomb), "30");
-    attempt(&rig, "held", bomb);
+    assert_ne!(attempt(&rig, "held", bomb), "30");
     let hit = told(&mut rig, "held", "tasks", "refused", "pids.max=12 is reached");
     assert_eq!(hit["witness"], "kernel", "{hit}");
     untouched(&rig, "free", "tasks");
@@ -571,7 +623,14 @@ fn a_pool_that_spins_waits_for_its_share_and_is_told_of_at_the_next_look() {
     let mut rig = rig(&limits("0.5"), &limits("64"));
     let spin = "$e = microtime(true) + 1.5; while (microtime(true) < $e); echo 'done';";
     assert_eq!(rig.php("free", spin), "done");
-    assert_eq!(rig.php("held", spin), "done");
+    // Where others want the processor too, it may have had less than its share.
+    let throttled = |rig: &Rig| {
+        assert_eq!(rig.php("held", spin), "done");
+        let cgroup = rig.ps("held")["cgroup"].as_str()?.to_owned();
+        let stat = fs::read_to_string(format!("{cgroup}/cpu.stat")).ok()?;
+        (!stat.contains("nr_throttled 0\n")).then_some(())
+    };
+    wait_for("held to have to wait", SOON, || throttled(&rig));
     assert_eq!(rig.php("neighbour", "echo 'here';"), "here");
     told(&mut rig, "held", "cpu", "held", "at cpu.max=50000 100000: the pool had to wait for");
     untouched(&rig, "free", "cpu");
@@ -582,12 +641,10 @@ fn io_max_is_set_on_the_disk_of_a_path_and_slows_it() {
     if !has("io") {
         return;
     }
-    let mut rig = patient();
-    // The rig's own directory may be a tmpfs. Each pool writes a file of its own: what is
-    // written to a file counts for whose cgroup has written to it first.
-    let data = tempfile::tempdir_in("/var/tmp").unwrap();
-    let data = data.path();
-    std::os::unix::fs::chown(data, Some(TENANT.1), Some(TENANT.2)).unwrap();
+    let Some(data) = on_disk() else { return };
+    // Each pool writes a file of its own: what is written to a file counts for whose
+    // cgroup has written to it first.
+    let (data, mut rig) = (data.path(), patient());
     let Ok(disk) = howdah::sandbox::block::device_of(data) else {
         eprintln!("skipped: {} is on no disk", data.display());
         return;
@@ -602,8 +659,10 @@ fn io_max_is_set_on_the_disk_of_a_path_and_slows_it() {
         data.display()
     );
     let seconds = |pool: &str| rig.php(pool, &write).parse::<f64>().unwrap();
-    let (free, held) = (seconds("free"), seconds("held"));
-    assert!(held > 5.0 && free < held / 2.0, "{held} s with 1M a second, {free} s without");
+    let held = seconds("held");
+    assert!(held > 5.0, "{held} s with 1M a second");
+    // Others may want the disk at the same moment.
+    wait_for("free to be quicker than half of that", SOON, || (seconds("free") < held / 2.0).then_some(()));
     let cgroup = rig.ps("held")["cgroup"].as_str().unwrap().to_owned();
     let io = fs::read_to_string(format!("{cgroup}/io.max")).unwrap();
     assert!(io.starts_with(&format!("{disk} ")) && io.contains("wbps=1048576"), "{io}");

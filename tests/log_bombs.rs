@@ -44,7 +44,12 @@ fn a_flood_is_cut_to_its_budget_and_told_in_one_line_while_neighbours_speak_and_
     assert!((2000..2000 + 200 * (took.as_secs() as usize + 2)).contains(&kept), "{kept} lines in {took:?}");
     let told: Vec<String> =
         rig.log().lines().filter(|line| line.contains("left out")).map(str::to_owned).collect();
-    assert!(told.iter().all(|line| line.starts_with("howdah: pool loud: ")) && told.len() <= 3, "{told:?}");
+    // Of one that is never quiet it is told every ten seconds.
+    let most = 2 + took.as_secs() as usize / 10;
+    assert!(
+        told.iter().all(|line| line.starts_with("howdah: pool loud: ")) && told.len() <= most,
+        "{told:?}"
+    );
     let left_out: u64 =
         told.iter().filter_map(|line| line.split_whitespace().nth(3)?.parse::<u64>().ok()).sum();
     assert!(left_out > 1000, "{told:?}");
@@ -120,8 +125,9 @@ fn a_reader_who_does_not_read_stops_nobody() {
         .stderr(writer.try_clone().unwrap())
         .spawn()
         .unwrap();
-    wait_for("the sockets", PATIENCE, || rig.socket("loud").exists().then_some(()));
-    wait_for("the roll", PATIENCE, || rig.path("run/serve.json").exists().then_some(()));
+    wait_for("the roll, which is written when all sockets listen", PATIENCE, || {
+        rig.path("run/serve.json").exists().then_some(())
+    });
     rig.php("loud", FLOOD);
     let full = || {
         let mut one =

@@ -39,14 +39,20 @@ fn cgroup_of(rig: &Rig, pool: &str) -> PathBuf {
     PathBuf::from(rig.ps(pool)["cgroup"].as_str().expect("a generation runs in a cgroup"))
 }
 
-#[test]
-fn outbound_reaches_the_world_from_the_first_request_on() {
+/// A pool `blog` with a way out, which has been there.
+fn online() -> (Rig, World) {
     let mut rig = Rig::new();
     let world = World::new(&rig);
     rig.inside("blog", TENANT, OUTBOUND);
     world.serve(&mut rig);
-    // The very first thing that the pool does.
     assert_eq!(get(&rig, "blog", "203.0.113.1:80"), "world");
+    (rig, world)
+}
+
+#[test]
+fn outbound_reaches_the_world_from_the_first_request_on() {
+    // The very first thing that the pool does.
+    let (rig, _world) = online();
     assert_eq!(get(&rig, "blog", "[2001:db8:2::1]:80"), "world");
     let names = "echo gethostbyname('www.example.org'), ' ', dns_get_record('www.example.org', DNS_A)[0]['ip'] ?? 'none';";
     assert_eq!(rig.php("blog", names), "203.0.113.1 203.0.113.1");
@@ -73,6 +79,7 @@ fn outbound_reaches_nothing_of_the_host_nor_what_is_not_the_internet() {
         "pools/neighbour.toml",
         &format!("listen = [{socket:?}, \"198.51.100.2:9001\", \"127.0.0.1:9002\"]\n{rest}"),
     );
+    rig.let_listen_on_tcp("neighbour");
     world.serve(&mut rig);
     assert_eq!(get(&rig, "blog", "203.0.113.1:80"), "world");
     for (address, says) in [
@@ -103,7 +110,7 @@ fn outbound_reaches_nothing_of_the_host_nor_what_is_not_the_internet() {
     // UDP: the host's resolver is reached at its forwarded address and nowhere else.
     let ask = |pool: &str, server: &str| {
         let code = format!(
-            "$s = stream_socket_client('udp://{server}:53'); stream_set_timeout($s, 1);
+            "$s = stream_socket_client('udp://{server}:53'); stream_set_timeout($s, 3);
              @fwrite($s, \"\\x12\\x34\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0\\3www\\4test\\0\\0\\1\\0\\1\"); echo strlen(fread($s, 500));"
         );
         rig.php(pool, &code)
@@ -145,11 +152,11 @@ fn nobody_comes_in_to_a_pool_with_outbound() {
     world.serve(&mut rig);
     for (pool, port, wanted) in [("blog", 7001, false), ("control", 7002, true)] {
         let listen = format!(
-            "$s = stream_socket_server('tcp://0.0.0.0:{port}'); echo $s ? 'y' : 'n'; flush(); fastcgi_finish_request(); sleep(4);"
+            "$s = stream_socket_server('tcp://0.0.0.0:{port}'); echo $s ? 'y' : 'n'; flush(); fastcgi_finish_request(); sleep(12);"
         );
         assert_eq!(rig.php(pool, &listen), "y");
         let came = format!(
-            "timeout 1 bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}' || timeout 1 bash -c 'exec 3<>/dev/tcp/198.51.100.2/{port}'"
+            "timeout 5 bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}' || timeout 5 bash -c 'exec 3<>/dev/tcp/198.51.100.2/{port}'"
         );
         let status = std::process::Command::new("nsenter")
             .args(&world.words()[1..])
@@ -237,22 +244,18 @@ fn pasta_lives_and_dies_with_its_generation() {
         assert!(status.contains("Uid:\t33\t33\t33\t33") && status.contains("Seccomp:\t2"), "{status}");
         rig.wait_state("blog", "cold");
         wait_gone(pastas[0]);
-        wait_for("the cgroup's end", Duration::from_secs(5), || (!cgroup.exists()).then_some(()));
+        wait_for("the cgroup's end", Duration::from_secs(20), || (!cgroup.exists()).then_some(()));
     }
     assert_eq!(rig.end(), 0);
 }
 
 #[test]
 fn a_pool_whose_pasta_dies_says_so_and_starts_anew() {
-    let mut rig = Rig::new();
-    let world = World::new(&rig);
-    rig.inside("blog", TENANT, OUTBOUND);
-    world.serve(&mut rig);
-    assert_eq!(get(&rig, "blog", "203.0.113.1:80"), "world");
+    let (mut rig, _world) = online();
     let pasta = processes_named(&cgroup_of(&rig, "blog"), "passt")[0];
     kill(Pid::from_raw(pasta), Signal::SIGKILL).unwrap();
     rig.wait_log("its network is lost: pasta:");
-    wait_for("another generation", Duration::from_secs(10), || {
+    wait_for("another generation", Duration::from_secs(20), || {
         (get(&rig, "blog", "203.0.113.1:80") == "world").then_some(())
     });
     assert_eq!(rig.ps("blog")["generation"], 2);
@@ -260,11 +263,7 @@ fn a_pool_whose_pasta_dies_says_so_and_starts_anew() {
 
 #[test]
 fn the_next_howdah_finds_pasta_and_replaces_a_generation_that_has_lost_it() {
-    let mut rig = Rig::new();
-    let world = World::new(&rig);
-    rig.inside("blog", TENANT, OUTBOUND);
-    world.serve(&mut rig);
-    assert_eq!(get(&rig, "blog", "203.0.113.1:80"), "world");
+    let (mut rig, world) = online();
     let pasta = processes_named(&cgroup_of(&rig, "blog"), "passt")[0];
     rig.crash();
     assert_eq!(get(&rig, "blog", "203.0.113.1:80"), "world");
@@ -277,7 +276,7 @@ fn the_next_howdah_finds_pasta_and_replaces_a_generation_that_has_lost_it() {
     kill(Pid::from_raw(pasta), Signal::SIGKILL).unwrap();
     world.serve(&mut rig);
     rig.wait_log("it drains");
-    wait_for("another generation", Duration::from_secs(10), || {
+    wait_for("another generation", Duration::from_secs(20), || {
         (get(&rig, "blog", "203.0.113.1:80") == "world").then_some(())
     });
     assert_eq!(rig.ps("blog")["generation"], 2);
@@ -384,7 +383,7 @@ fn names_certificates_and_time_zones_work_without_a_mount() {
     let mut server = world.start_outside_in(&rig.path("tls"), &server, &rig.path("tls.log"));
     world.serve(&mut rig);
     let page = "echo @file_get_contents('https://www.example.org/page') ?: error_get_last()['message'];";
-    let page = wait_for("the TLS server", Duration::from_secs(10), || {
+    let page = wait_for("the TLS server", Duration::from_secs(30), || {
         let said = rig.php("blog", page);
         (!said.contains("Connection refused")).then_some(said)
     });

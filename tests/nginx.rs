@@ -7,7 +7,8 @@ use std::fs;
 use std::time::Duration;
 
 use rig::nginx::{Nginx, http};
-use rig::torture::{STOP, Torture, free_port, make_pool, measure};
+use rig::port::free_port;
+use rig::torture::{STOP, Torture, make_pool, measure};
 use rig::{Rig, TENANT};
 
 const HELLO: &str = "<?php header('X-Worker: ' . getmypid()); echo 'hello from ', posix_getuid();";

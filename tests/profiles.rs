@@ -477,3 +477,53 @@ fn the_table_in_the_documents_is_what_the_profiles_say() {
         assert!(listed.contains(key), "{key} is not in the table");
     }
 }
+
+/// What docs/profiles.md says that a site loses under strict, in the words that the site sees.
+#[test]
+fn what_a_site_loses_under_strict_is_what_the_documents_say() {
+    let mut rig = Rig::new();
+    for name in ["strict", "hosting"] {
+        rig.inside(name, TENANT, &format!("profile = {name:?}"));
+        let file = rig.path(&format!("pools/{name}.toml"));
+        let mail = "\"sendmail_path\" = \"/bin/true\"\n";
+        fs::write(&file, fs::read_to_string(&file).unwrap() + mail).unwrap();
+        rig.shell(&format!(
+            "cp $(ls /usr/lib/*/libm.so.6 /lib64/libm.so.6 2>/dev/null | head -n 1) {name}/lib.so"
+        ));
+    }
+    rig.serve();
+    let last = "if ($got) { echo 'GOT'; } else { echo error_get_last()['message'] ?? posix_strerror(posix_get_last_error()); }";
+    for (what, code, seen) in [
+        ("exec", "$got = @exec('echo x') === 'x';", "Unable to fork"),
+        ("shell_exec", "$got = @shell_exec('echo x');", "Unable to execute"),
+        ("popen", "$got = @popen('true', 'r');", "popen(true,r): "),
+        ("proc_open", "$p = @proc_open(['/bin/true'], [], $q); $got = $p && proc_close($p) === 0;", ""),
+        ("mail", "$got = @mail('a@b', 'c', 'd');", "Could not execute mail delivery program"),
+        ("symlink", "$got = @symlink('/etc', '/tmp/s');", "Function not implemented"),
+        ("link", "touch('/tmp/f'); $got = @link('/tmp/f', '/tmp/l');", "Function not implemented"),
+        ("chown", "touch('/tmp/f'); $got = @chown('/tmp/f', posix_getuid());", "Function not implemented"),
+        ("fifo", "$got = posix_mkfifo('/tmp/p', 0600);", "Operation not permitted"),
+        ("server", "$got = @stream_socket_server('unix:///tmp/u');", ""),
+        ("loopback", "$got = @stream_socket_server('tcp://127.0.0.1:0');", ""),
+        ("System V", "$got = @shm_attach(1);", ""),
+        (
+            "library",
+            "try { $got = FFI::cdef('double cos(double);', __DIR__ . '/lib.so'); } \
+          catch (Error $e) { $got = false; @trigger_error($e->getMessage()); }",
+            "Failed loading",
+        ),
+        ("jit", "$got = ini_get('pcre.jit') === '1';", ""),
+    ] {
+        assert_eq!(rig.php("hosting", &format!("{code} {last}")), "GOT", "the control: {what}");
+        let told = rig.php("strict", &format!("{code} {last}"));
+        assert!(told != "GOT" && told.contains(seen), "{what}: {told}");
+    }
+    // And what a site goes on having.
+    for code in [
+        "$got = preg_match('/^(a|b)+$/', str_repeat('ab', 500));",
+        "$got = rename(tempnam('/tmp', 'x'), '/tmp/y') && chmod('/tmp/y', 0600) && touch('/tmp/y', 5);",
+        "session_start(); $got = session_regenerate_id();",
+    ] {
+        assert_eq!(rig.php("strict", &format!("{code} {last}")), "GOT", "{code}");
+    }
+}

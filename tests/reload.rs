@@ -11,7 +11,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use howdah::fpm::client::Response;
+use howdah::fpm::client::{Response, exchange};
 use nix::sys::signal::Signal;
 use rig::{OTHER, Rig, TENANT, wait_for};
 
@@ -48,6 +48,26 @@ fn wait_begun(rig: &Rig, pool: &str, n: u32) {
     wait_for("the request's begin", Duration::from_secs(20), || mark.exists().then_some(()));
 }
 
+/// A pool `blog` with the precision 7, cold.
+fn served() -> Rig {
+    let mut rig = Rig::new();
+    pool(&rig, "blog", 7);
+    rig.serve();
+    rig
+}
+
+/// A request that works, and has begun to.
+fn begun<'scope>(
+    rig: &'scope Rig,
+    scope: &'scope thread::Scope<'scope, '_>,
+    pool: &'static str,
+    n: u32,
+) -> thread::ScopedJoinHandle<'scope, Result<Response, String>> {
+    let request = scope.spawn(move || work(rig, pool, n));
+    wait_begun(rig, pool, n);
+    request
+}
+
 /// Whether a unix socket at `path` listens, told by the kernel's list: a file is there before it
 /// does, and a connection would start the pool. Of the list's flags, 0x10000 is __SO_ACCEPTCON.
 fn listens(path: &Path) -> bool {
@@ -73,8 +93,7 @@ fn a_new_pool_appears_and_the_others_are_untouched() {
     assert_eq!(rig.text("blog", "/index.php"), "7");
     let (pid, generation) = (rig.master("blog"), rig.record("blog").generation);
     thread::scope(|scope| {
-        let request = scope.spawn(|| work(&rig, "blog", 1));
-        wait_begun(&rig, "blog", 1);
+        let request = begun(&rig, scope, "blog", 1);
         pool(&rig, "shop", 8);
         reload(&rig);
         let shop = rig.socket("shop");
@@ -100,8 +119,7 @@ fn a_removed_pool_ends_when_its_request_in_progress_is_answered() {
     pool(&rig, "shop", 8);
     rig.serve();
     let pid = thread::scope(|scope| {
-        let request = scope.spawn(|| work(&rig, "blog", 1));
-        wait_begun(&rig, "blog", 1);
+        let request = begun(&rig, scope, "blog", 1);
         let pid = rig.master("blog");
         remove(&rig, "blog");
         reload(&rig);
@@ -126,13 +144,10 @@ fn a_removed_pool_ends_when_its_request_in_progress_is_answered() {
 
 #[test]
 fn a_changed_pool_is_started_anew_with_the_new_settings_and_loses_nothing() {
-    let mut rig = Rig::new();
-    pool(&rig, "blog", 7);
-    rig.serve();
+    let mut rig = served();
     assert_eq!(rig.text("blog", "/index.php"), "7");
     thread::scope(|scope| {
-        let request = scope.spawn(|| work(&rig, "blog", 1));
-        wait_begun(&rig, "blog", 1);
+        let request = begun(&rig, scope, "blog", 1);
         pool(&rig, "blog", 8);
         reload(&rig);
         assert_eq!(request.join().unwrap().unwrap().body, b"done 7");
@@ -186,9 +201,7 @@ fn a_changed_pool_under_load_loses_nothing() {
 
 #[test]
 fn a_changed_pool_that_sleeps_is_what_its_file_says_at_its_next_start() {
-    let mut rig = Rig::new();
-    pool(&rig, "blog", 7);
-    rig.serve();
+    let mut rig = served();
     pool(&rig, "blog", 8);
     reload(&rig);
     rig.wait_log("pool blog: its file has changed");
@@ -198,16 +211,14 @@ fn a_changed_pool_that_sleeps_is_what_its_file_says_at_its_next_start() {
 
 #[test]
 fn a_pool_that_listens_elsewhere_now_leaves_the_old_address() {
-    let mut rig = Rig::new();
-    pool(&rig, "blog", 7);
-    rig.serve();
+    let mut rig = served();
     assert_eq!(rig.text("blog", "/index.php"), "7");
     let text = fs::read_to_string(rig.path("pools/blog.toml")).unwrap();
     let (old, new) = (rig.socket("blog"), rig.socket("elsewhere"));
     rig.write("pools/blog.toml", &text.replace(old.to_str().unwrap(), new.to_str().unwrap()));
     reload(&rig);
     wait_for("the new address", Duration::from_secs(10), || listens(&new).then_some(()));
-    assert!(!old.exists());
+    wait_for("the old one's end", Duration::from_secs(10), || (!old.exists()).then_some(()));
     fs::rename(rig.path("elsewhere.sock"), &old).unwrap();
     assert_eq!(rig.text("blog", "/index.php"), "7");
     fs::rename(&old, &new).unwrap();
@@ -253,9 +264,7 @@ fn a_pool_whose_file_is_broken_stays_as_it_was_and_the_fault_is_told() {
 
 #[test]
 fn a_directory_of_pools_that_is_gone_ends_no_pool() {
-    let mut rig = Rig::new();
-    pool(&rig, "blog", 7);
-    rig.serve();
+    let mut rig = served();
     assert_eq!(rig.text("blog", "/index.php"), "7");
     let pid = rig.master("blog");
     fs::rename(rig.path("pools"), rig.path("moved")).unwrap();
@@ -288,12 +297,9 @@ fn a_pool_that_changes_its_user_serves_as_the_new_one() {
 
 #[test]
 fn a_pool_that_is_renamed_while_it_serves_keeps_its_address() {
-    let mut rig = Rig::new();
-    pool(&rig, "blog", 7);
-    rig.serve();
+    let rig = served();
     thread::scope(|scope| {
-        let request = scope.spawn(|| work(&rig, "blog", 1));
-        wait_begun(&rig, "blog", 1);
+        let request = begun(&rig, scope, "blog", 1);
         fs::rename(rig.path("pools/blog.toml"), rig.path("pools/diary.toml")).unwrap();
         reload(&rig);
         assert_eq!(request.join().unwrap().unwrap().body, b"done 7");
@@ -307,12 +313,9 @@ fn a_pool_that_is_renamed_while_it_serves_keeps_its_address() {
 
 #[test]
 fn two_reloads_at_once_end_as_the_last_file_says() {
-    let mut rig = Rig::new();
-    pool(&rig, "blog", 7);
-    rig.serve();
+    let mut rig = served();
     thread::scope(|scope| {
-        let request = scope.spawn(|| work(&rig, "blog", 1));
-        wait_begun(&rig, "blog", 1);
+        let request = begun(&rig, scope, "blog", 1);
         for precision in [8, 9, 10] {
             pool(&rig, "blog", precision);
             reload(&rig);
@@ -325,8 +328,7 @@ fn two_reloads_at_once_end_as_the_last_file_says() {
     });
     // Changed and changed back before it had ended.
     thread::scope(|scope| {
-        let request = scope.spawn(|| work(&rig, "blog", 2));
-        wait_begun(&rig, "blog", 2);
+        let request = begun(&rig, scope, "blog", 2);
         pool(&rig, "blog", 11);
         reload(&rig);
         thread::sleep(Duration::from_millis(50));
@@ -341,12 +343,9 @@ fn two_reloads_at_once_end_as_the_last_file_says() {
 
 #[test]
 fn a_pool_that_is_back_before_it_had_ended_is_served_again_and_loses_nothing() {
-    let mut rig = Rig::new();
-    pool(&rig, "blog", 7);
-    rig.serve();
+    let mut rig = served();
     thread::scope(|scope| {
-        let request = scope.spawn(|| work(&rig, "blog", 1));
-        wait_begun(&rig, "blog", 1);
+        let request = begun(&rig, scope, "blog", 1);
         let socket = rig.socket("blog");
         // In the queue of the socket that is about to go.
         let busy: Vec<_> = (2..6)
@@ -358,8 +357,11 @@ fn a_pool_that_is_back_before_it_had_ended_is_served_again_and_loses_nothing() {
             })
             .collect();
         (2..6).for_each(|n| wait_begun(&rig, "blog", n));
-        let waiting = scope.spawn(|| work(&rig, "blog", 6));
-        thread::sleep(Duration::from_millis(100));
+        let stream = UnixStream::connect(&socket).unwrap();
+        let last = rig.request("blog", "/work.php?n=6", "GET", &[], b"");
+        let waiting = scope.spawn(move || {
+            exchange(&stream, &last, Duration::from_secs(30)).map_err(|error| error.to_string())
+        });
         remove(&rig, "blog");
         reload(&rig);
         wait_for("its removal", Duration::from_secs(10), || (!socket.exists()).then_some(()));
@@ -379,12 +381,9 @@ fn a_pool_that_is_back_before_it_had_ended_is_served_again_and_loses_nothing() {
 
 #[test]
 fn sigterm_during_a_reload_s_drain_ends_all() {
-    let mut rig = Rig::new();
-    pool(&rig, "blog", 7);
-    rig.serve();
+    let mut rig = served();
     thread::scope(|scope| {
-        let request = scope.spawn(|| work(&rig, "blog", 1));
-        wait_begun(&rig, "blog", 1);
+        let request = begun(&rig, scope, "blog", 1);
         pool(&rig, "blog", 8);
         reload(&rig);
         thread::sleep(Duration::from_millis(100));

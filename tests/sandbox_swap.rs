@@ -64,6 +64,7 @@ impl Drop for Killed {
 #[ignore = "run by the tests below, as another process"]
 fn swapper() {
     let Some(place) = place() else { return };
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).unwrap();
     let end = Instant::now() + Duration::from_secs(600);
     while Instant::now() < end {
         for name in SWAPPED {
@@ -178,6 +179,7 @@ fn run(spec: &oci_spec::runtime::Spec, filter: Vec<seccompiler::BpfProgram>) -> 
 #[ignore = "run by the test below, as another process: a child of a program with threads could hang"]
 fn starter() {
     let Some(place) = place() else { return };
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).unwrap();
     let wanted: usize = std::env::var("HOWDAH_TEST_STARTS").unwrap().parse().unwrap();
     let loaded = load_pools(&[place.join("blog.toml")], &Defaults::default(), &HostAccounts::default());
     assert!(loaded.errors.is_empty(), "{:?}", loaded.errors);

@@ -21,8 +21,12 @@ struct Bystander(Child);
 
 impl Bystander {
     fn new() -> Self {
-        let mut command = Command::new("sleep");
-        command.arg("600").uid(TENANT.1).gid(TENANT.2).stdin(Stdio::null());
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--pdeathsig", "KILL", "sleep", "600"])
+            .uid(TENANT.1)
+            .gid(TENANT.2)
+            .stdin(Stdio::null());
         Self(command.spawn().unwrap())
     }
 

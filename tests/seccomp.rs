@@ -7,6 +7,9 @@
 
 #![allow(clippy::print_stderr)] // how the second process tells the first
 
+#[path = "rig/confined.rs"]
+mod confined;
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
@@ -14,9 +17,10 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use confined::Confined;
 use nix::errno::Errno;
 use nix::unistd::{Gid, Uid};
 use oci_spec::runtime::LinuxSeccomp;
@@ -221,6 +225,8 @@ fn executor() {
         nix::unistd::setgroups(&[]).unwrap();
         nix::unistd::setgid(Gid::from_raw(NOBODY)).unwrap();
         nix::unistd::setuid(Uid::from_raw(NOBODY)).unwrap();
+        // Who changes its user has lost it.
+        nix::sys::prctl::set_pdeathsig(nix::sys::signal::SIGKILL).unwrap();
     }
     let line = std::env::var("SECCOMP_EXEC").unwrap();
     let mut words = line.split(' ');
@@ -240,7 +246,7 @@ fn php_fpm() -> PathBuf {
 /// A php-fpm, ended with this value.
 struct Site {
     scratch: tempfile::TempDir,
-    process: Child,
+    process: Confined,
 }
 
 impl Site {
@@ -268,8 +274,10 @@ impl Site {
         let line = format!("{} -F -O -y {}{options}", php_fpm().display(), dir.join("fpm.conf").display());
         let log = std::fs::File::create(dir.join("log")).unwrap();
         let mut command = again("executor", filter);
-        command.env("SECCOMP_EXEC", line).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let process = command.spawn().unwrap();
+        command.env("SECCOMP_EXEC", line);
+        let process = Confined::start(&command, |command| {
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        });
         let site = Self { scratch, process };
         site.wait_for("php-fpm's socket", |data| UnixStream::connect(data.join("socket")).is_ok());
         site
@@ -289,7 +297,8 @@ impl Site {
 
     /// `2` below a filter, proc_pid_status(5).
     fn seccomp_mode(&self) -> String {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let pid = self.process.inner().expect("it runs");
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("Seccomp:"));
         line.unwrap().trim().to_owned()
     }
@@ -318,16 +327,6 @@ impl Site {
 
 fn without(text: &str, scratch: &Path) -> String {
     text.replace(&scratch.display().to_string(), "SCRATCH")
-}
-
-impl Drop for Site {
-    fn drop(&mut self) {
-        let _ = nix::sys::signal::kill(
-            nix::unistd::Pid::from_raw(self.process.id() as i32),
-            nix::sys::signal::SIGTERM,
-        );
-        let _ = self.process.wait();
-    }
 }
 
 /// Both runs of the script, beside each other; and what must have worked in both.

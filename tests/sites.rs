@@ -1,7 +1,8 @@
 //! Applications of Debian's packages, unchanged, as `examples/` sets them up:
 //! installed by their own web installers and clicked through by a visitor, in
 //! the sandbox of the profile `hosting`. And, as the opposite, that the sandbox
-//! was there all the time.
+//! was there all the time. Then the same sites under `strict`: what works there
+//! unchanged, and what a site loses.
 #![allow(missing_docs)]
 
 mod rig;
@@ -54,9 +55,18 @@ fn wordpress_with_mariadb_is_installed_and_clicked_through() {
     let posts =
         site.ask_database("SELECT post_status FROM blog.wp_posts WHERE post_name = 'springs-and-axles'");
     assert_eq!(posts, "publish");
-    walls_of_wordpress(&site);
+    let inside = walls_of_wordpress(&site);
+    assert_eq!(inside["program"], 126, "found, and not executable: {inside}");
+    wordpress_under_strict(&mut site, &ann, &nonce, &permalink);
     // No mail server here; two warnings of the installer itself; and that wordpress.org is out of reach.
-    finish(site, &["sendmail: not found", "install.php on line", "wp-includes/update.php on line"]);
+    // And under strict what the probe tries: a program.
+    let known = [
+        "sendmail: not found",
+        "install.php on line",
+        "wp-includes/update.php on line",
+        "[/var/lib/wordpress/wp-content/uploads/program 2",
+    ];
+    finish(site, &known);
 }
 
 fn install_wordpress(site: &Site, ann: &Browser) {
@@ -159,9 +169,41 @@ fn run_cron(site: &Site) {
     wait_for("wp-cron.php", Duration::from_secs(20), done);
 }
 
+/// The same blog, with everything that is in it, and not a line of it or of its pool file
+/// changed but the profile's name.
+fn wordpress_under_strict(site: &mut Site, ann: &Browser, nonce: &str, permalink: &str) {
+    site.change_profile("strict");
+    site.visitor("eve").get(permalink).with("What an elephant").with("howdah-300x169.png");
+    assert!(is_strict(site));
+    // A new session, by a password; the old one is still good.
+    let carl = site.visitor("carl");
+    let login = carl.get(&site.url("/wp-login.php"));
+    carl.submit(&login, "loginform", &[("log", "ann"), ("pwd", PASSWORD)]).with("Dashboard");
+    ann.get(&site.url("/wp-admin/")).with("Howdy, <span class=\"display-name\">ann</span>");
+    upload_to_wordpress(site, ann);
+    let token = format!("X-WP-Nonce: {nonce}");
+    let found = json_of(&ann.get(&site.url("/wp-json/wp/v2/posts")));
+    let post = site.url(&format!("/wp-json/wp/v2/posts/{}", found[0]["id"]));
+    ann.ask(&["--header", &token, "--data", "title=Strict+Springs", &post]).ok();
+    let bob = site.visitor("bob");
+    let page = bob.get(permalink).with("Strict Springs");
+    let comment = [("author", "Bob"), ("email", "bob@example.org"), ("comment", "Twice!"), ("url", "")];
+    bob.submit(&page, "commentform", &comment).with("Twice!");
+    bob.get(&site.url("/?s=springs")).with("Strict Springs");
+    // The walls are those of hosting, and no program starts at all.
+    let inside = walls_of_wordpress(site);
+    assert_eq!(inside["program"], -1, "not even a shell: {inside}");
+}
+
+/// Whether the pool's generation is one of the profile `strict`.
+fn is_strict(site: &Site) -> bool {
+    let said = site.rig.ps(site.pool)["stricter"].to_string();
+    said.contains("nothing is executed after php-fpm") && said.contains("seccomp is the filter of strict")
+}
+
 #[test]
 fn mediawiki_with_sqlite_is_installed_and_clicked_through() {
-    let site = Site::start(
+    let mut site = Site::start(
         Rig::new(),
         "mediawiki",
         "1s",
@@ -179,7 +221,36 @@ fn mediawiki_with_sqlite_is_installed_and_clicked_through() {
     ann.get(&site.url("/index.php/Gallery")).with("pt-logout").with("300px-Howdah.png");
     assert!(site.rig.record("mediawiki").generation > stopped);
     maintain_mediawiki(&site);
+    mediawiki_under_strict(&mut site, &ann);
     finish(site, &[]);
+}
+
+/// The same wiki with the profile `strict`, and told that there is no diff3 to merge two edits
+/// with: it shows them one below the other instead.
+fn mediawiki_under_strict(site: &mut Site, ann: &Browser) {
+    site.rig.shell("echo '$wgDiff3 = false;' >> srv/wiki/etc/LocalSettings.php");
+    site.change_profile("strict");
+    ann.get(&site.url("/index.php/Gallery")).with("pt-logout").with("300px-Howdah.png");
+    assert!(is_strict(site));
+    log_in_to_mediawiki(site, &site.visitor("carl"));
+    let edit = site.url("/index.php?title=Howdah&action=edit");
+    let save = |who: &Browser, page: &Page, text: &str| who.submit(page, "editform", &[("wpTextbox1", text)]);
+    let earlier = ann.get(&edit);
+    std::thread::sleep(Duration::from_millis(1_100));
+    let bob = site.visitor("bob");
+    let other = "A mahout sits in front.\n\nMiddle.\n\nÅxles creak.\n";
+    save(&bob, &bob.get(&edit), other).with("A mahout sits");
+    save(ann, &earlier, "A mahout rides in front.\n\nMiddle.\n\nÅxles sing.\n").with("Edit conflict");
+    save(ann, &ann.get(&edit), "A mahout rides in front.\n\nMiddle.\n\nÅxles creak.\n").with("Åxles creak");
+    let difference = ann.get(&site.url("/index.php?title=Howdah&diff=cur&oldid=prev"));
+    difference.with("diff-deletedline").with("diff-addedline").with("rides");
+    let page = ann.get(&site.url("/index.php?title=Gallery&action=edit"));
+    let text = [("wpTextbox1", "[[File:Howdah.png|thumb|200px|A smaller seat]]")];
+    let address = ann.submit(&page, "editform", &text).between("src=\"/images/thumb/", "\"");
+    assert_eq!(size_of_picture(site, &site.url(&format!("/images/thumb/{address}"))), (200, 113));
+    bob.get(&site.url("/index.php?search=mahout&fulltext=1")).with("searchresults");
+    let told = json_of(&bob.get(&site.url("/rest.php/v1/page/Howdah")));
+    assert!(told["source"].as_str().is_some_and(|text| text.contains("rides")), "{told}");
 }
 
 /// By mw-config, as the package's README.Debian tells: the installer gives
@@ -342,7 +413,7 @@ echo json_encode([
 
 /// That the sandbox is in force around this site: a probe where the site may
 /// write, asked for by the pool's socket; and what it finds outside, as the same account.
-fn walls_of_wordpress(site: &Site) {
+fn walls_of_wordpress(site: &Site) -> Value {
     let neighbour = site.rig.write("srv/wiki/etc/LocalSettings.php", "the neighbour's");
     let probe = site.rig.write("srv/blog/uploads/probe.php", PROBE);
     let question =
@@ -368,7 +439,7 @@ fn walls_of_wordpress(site: &Site) {
     let only = json!({
         "neighbour": false,
         "web server": false,
-        "program": 126,
+        "program": inside["program"],
         "sockets": ["/run/mysqld/mysqld.sock"],
         "themes": false,
         "account": ["games@localhost"],
@@ -376,6 +447,7 @@ fn walls_of_wordpress(site: &Site) {
         "root": "Access denied for user 'root'@'localhost'",
     });
     assert_eq!(inside, only);
+    inside
 }
 
 /// What was weakened (nothing), what php and howdah had to say (but for `known`), and the end.

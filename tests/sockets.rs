@@ -6,7 +6,7 @@
 mod rig;
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
@@ -15,16 +15,13 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use howdah::fpm::client::{Response, exchange};
+use rig::port::free_port;
 use rig::{HOWDAH, Rig, TENANT, wait_for};
 
 const HELLO: &str = "<?php echo 'hello from ', posix_getuid();";
 const ANSWER: &str = "hello from 33";
 const PATIENCE: Duration = Duration::from_secs(20);
 const CONFIGURATION: i32 = 3;
-
-fn free_port(host: &str) -> u16 {
-    TcpListener::bind((host, 0)).unwrap().local_addr().unwrap().port()
-}
 
 /// Asks the pool `blog` for `uri` over a connected socket.
 fn ask_over(rig: &Rig, stream: &impl AsFd, uri: &str) -> Result<Response, String> {
@@ -66,6 +63,7 @@ fn listening_on(addresses: &[&str], more: &str) -> Rig {
             rig.path("blog")
         ),
     );
+    rig.let_listen_on_tcp("blog");
     rig
 }
 
@@ -119,8 +117,8 @@ fn activate(rig: &mut Rig, options: &[&str]) {
 
 #[test]
 fn systemd_s_sockets_of_three_families_are_one_pool_s_by_their_addresses() {
-    let v4 = format!("127.0.0.1:{}", free_port("127.0.0.1"));
-    let v6 = format!("[::1]:{}", free_port("::1"));
+    let v4 = free_port("127.0.0.1").to_string();
+    let v6 = free_port("::1").to_string();
     let mut rig = listening_on(&["UNIX", &v4, &v6], "");
     let path = rig.socket("blog").display().to_string();
     activate(&mut rig, &["-l", &path, "-l", &v4, "-l", &v6]);
@@ -167,9 +165,10 @@ fn each_pool_gets_the_sockets_of_its_name() {
         rig.site(name, "index.php", &format!("<?php echo '{name}';"), TENANT);
         rig.pool(name, "");
     }
+    rig.let_listen_on_tcp("blog");
     let (blog, shop) = (rig.socket("blog"), rig.socket("shop"));
     // In the other order than the files; the third is matched by its address.
-    let v4 = format!("127.0.0.1:{}", free_port("127.0.0.1"));
+    let v4 = free_port("127.0.0.1").to_string();
     activate(
         &mut rig,
         &["-l", shop.to_str().unwrap(), "-l", blog.to_str().unwrap(), "-l", &v4, "--fdname=shop:blog:blog"],
@@ -355,8 +354,8 @@ fn systemd_socket_activate_starts_a_serve_that_ends_when_idle() {
 
 #[test]
 fn one_pool_answers_at_all_its_addresses() {
-    let v4 = format!("127.0.0.1:{}", free_port("127.0.0.1"));
-    let v6 = format!("[::1]:{}", free_port("::1"));
+    let v4 = free_port("127.0.0.1").to_string();
+    let v6 = free_port("::1").to_string();
     let mut rig = listening_on(&["UNIX", &v4, &v6], "[idle]\nstop = \"200ms\"");
     rig.serve();
     for _ in 0..2 {
@@ -374,7 +373,7 @@ fn one_pool_answers_at_all_its_addresses() {
 
 #[test]
 fn a_pool_on_tcp_is_stopped_when_idle_and_started_again() {
-    let address = format!("127.0.0.1:{}", free_port("127.0.0.1"));
+    let address = free_port("127.0.0.1").to_string();
     let mut rig = listening_on(&[&address], "[idle]\nstop = \"200ms\"");
     rig.serve();
     for generation in 1..=3 {
@@ -388,7 +387,7 @@ fn a_pool_on_tcp_is_stopped_when_idle_and_started_again() {
 
 #[test]
 fn owner_group_mode_and_backlog_are_as_the_file_says() {
-    let v4 = format!("127.0.0.1:{}", free_port("127.0.0.1"));
+    let v4 = free_port("127.0.0.1").to_string();
     let mut rig = Rig::new();
     let path = rig.path("deep/down/blog.sock");
     rig.write(
@@ -561,7 +560,7 @@ fn o_nonblock_set_by_a_tenant_is_cleared_before_the_next_start() {
 
 /// A pool without a seccomp filter, whose script shuts its listener down.
 fn open_to_poison(rig: &Rig, listen: &str) {
-    let profile = rig.profile("open", "seccomp = \"off\"\n");
+    let profile = rig.profile("open", "seccomp = \"off\"\ntcp_listener_held = false\n");
     rig.site("blog", "index.php", HELLO, TENANT);
     rig.site("blog", "poison.php", &tenant_script("shutdown($s, 0);"), TENANT);
     rig.write(
@@ -614,7 +613,7 @@ fn a_unix_socket_that_a_tenant_shut_down_is_bound_anew() {
 #[test]
 fn a_tcp_socket_that_a_tenant_shut_down_listens_again() {
     let mut rig = Rig::new();
-    let address = format!("127.0.0.1:{}", free_port("127.0.0.1"));
+    let address = free_port("127.0.0.1").to_string();
     open_to_poison(&rig, &address);
     rig.serve();
     for _ in 0..2 {
@@ -658,9 +657,9 @@ fn systemd_s_socket_that_a_tenant_shut_down_is_told_with_what_to_do() {
 
 #[test]
 fn at_the_end_a_tcp_pool_answers_who_waits_and_lets_nobody_new_in() {
-    let address = format!("127.0.0.1:{}", free_port("127.0.0.1"));
+    let address = free_port("127.0.0.1").to_string();
     let mut rig = listening_on(&[&address], "[fpm]\npm = \"static\"\nmax_children = 1");
-    rig.site("blog", "slow.php", "<?php usleep(1000000); echo 'slow';", TENANT);
+    rig.site("blog", "slow.php", "<?php usleep(3000000); echo 'slow';", TENANT);
     rig.serve();
     assert_eq!(over_tcp(&rig, &address, "/index.php"), ANSWER);
     let target: SocketAddr = address.parse().unwrap();

@@ -6,7 +6,8 @@ mod rig;
 
 use nix::sys::signal::Signal;
 use rig::Rig;
-use rig::torture::{STOP, Torture, free_port, make_pool, measure, write_pool};
+use rig::port::free_port;
+use rig::torture::{STOP, Torture, make_pool, measure, write_pool};
 
 #[test]
 fn nothing_is_lost_when_a_pool_stops_all_the_time() {

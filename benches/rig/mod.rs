@@ -18,6 +18,7 @@ pub(crate) mod peers;
 pub(crate) mod php;
 pub(crate) mod processes;
 pub(crate) mod serve;
+pub(crate) mod shared;
 pub(crate) mod web;
 
 use std::error::Error;

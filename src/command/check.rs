@@ -136,7 +136,7 @@ fn explained(pool: &Pool, prepared: Option<&Prepared>, howdah: Option<&Path>, mu
     }
     if profile.landlock {
         told.landlock_abi = landlock::abi_in_force();
-        told.landlock_abi_demanded = profile.landlock_abi;
+        told.landlock_abi_demanded = spec::least_abi(pool, profile);
     }
     match settings(pool, profile, howdah) {
         Ok(settings) => told.settings = settings,
@@ -179,7 +179,7 @@ fn tell(
         Some(Ok(blueprint)) => Some(blueprint.prepared),
         Some(Err(error)) if errors.is_empty() => {
             kernel = error.is_of_kernel();
-            errors.push(format!("{}: {error}", pool.file.display()));
+            errors.push(error.in_file_of(pool));
             None
         }
         Some(Err(_)) | None => None,

@@ -83,10 +83,8 @@ fn print(entry: &Entry, line: &str, json: bool) {
     let kind = serde_json::to_value(entry.kind).unwrap_or_default();
     let mut words = Vec::new();
     for (key, value) in &entry.fields {
-        words.push(match value {
-            serde_json::Value::String(text) => format!("{key}={}", one_line(text)),
-            other => format!("{key}={other}"),
-        });
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        words.push(format!("{key}={}", one_line(&text)));
     }
     println!("{}  {who}  {}  {}", entry.time, kind.as_str().unwrap_or_default(), words.join("  "));
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Failure, runtime_dir};
 use crate::cli::Ps;
+use crate::journal::one_line;
 use crate::pool::quiesce;
 use crate::pool::record::{self, Entry, Record, Roll};
 use crate::sandbox::cgroup::Cgroup;
@@ -101,6 +102,7 @@ fn to_json(entry: &Entry, record: &Record) -> Value {
     })
 }
 
+/// Words of tenants are in some of it: their programs, their paths, their php-fpm.
 fn print(rows: &[(Entry, Record)]) {
     let dash = || "-".to_owned();
     let width = rows.iter().map(|(entry, _)| entry.pool.len()).max().unwrap_or(0).max(4);
@@ -135,11 +137,14 @@ fn print(rows: &[(Entry, Record)]) {
             let (limit, effect) = (&hit.limit, hit.effect);
             println!(
                 "{:width$}  limit {limit}: {effect} {} times, last {}: {}",
-                "", hit.count, hit.last, hit.detail
+                "",
+                hit.count,
+                hit.last,
+                one_line(&hit.detail)
             );
         }
         if let Some(error) = &record.last_error {
-            println!("{:width$}  last error: {error}", "");
+            println!("{:width$}  last error: {}", "", one_line(error));
         }
     }
 }

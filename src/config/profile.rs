@@ -55,8 +55,9 @@ pub struct Profile {
     /// Whether a pool without a way out may listen on TCP only where Landlock keeps that
     /// socket from being a way into the host's network.
     pub tcp_listener_held: bool,
-    /// Whether listen(2) is let through where the filter says so. No key of a file: false
-    /// where the pool holds a socket of the host's network, of which Landlock holds all but this.
+    /// Whether listen(2) and Fast Open are let through where the filter says so. No key of a
+    /// file: false where the pool holds a socket of the host's network, of which Landlock holds
+    /// all but these.
     pub listen: bool,
     /// Whether set-user-id programs and file capabilities are without effect.
     pub no_new_privs: bool,

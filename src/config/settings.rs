@@ -70,22 +70,39 @@ impl Serialize for Place {
 /// A file that can no longer be read.
 pub fn settings(pool: &Pool, profile: &Profile, howdah: Option<&Path>) -> Result<Vec<Setting>, ConfigError> {
     let mut said = BTreeMap::new();
-    let text = load::text_of(&pool.file)?;
-    collect(&mut said, &pool.file, &text, Kind::Pool, |line| Place::File(pool.file.clone(), line))?;
+    of_pool(&mut said, pool)?;
     let file = howdah.unwrap_or(Path::new(HOWDAH_TOML));
     if howdah.is_some() || file.exists() {
         let text = load::text_of(file)?;
         collect(&mut said, file, &text, Kind::Howdah, |line| Place::Defaults(file.to_owned(), line))?;
     }
-    for (file, text) in &profile.files {
-        collect(&mut said, file, text, Kind::Pool, |line| Place::File(file.clone(), line))?;
-    }
+    of_profile(&mut said, profile)?;
     // A profile's own word, not one about the pool.
     said.remove("base");
     for (key, value) in unsaid(pool) {
         said.entry(key.to_owned()).or_insert((value, Place::Unsaid));
     }
     Ok(said.into_iter().map(|(key, (value, from))| Setting { key, value, from }).collect())
+}
+
+/// Which line of the pool's file, or of its profile, says `key`; `None`: none, or the
+/// file is not there any more.
+pub fn place_of(pool: &Pool, profile: &Profile, key: &str) -> Option<Place> {
+    let mut said = BTreeMap::new();
+    of_pool(&mut said, pool).and_then(|()| of_profile(&mut said, profile)).ok()?;
+    said.remove(key).map(|(_, place)| place)
+}
+
+fn of_pool(said: &mut Said, pool: &Pool) -> Result<(), ConfigError> {
+    let text = load::text_of(&pool.file)?;
+    collect(said, &pool.file, &text, Kind::Pool, |line| Place::File(pool.file.clone(), line))
+}
+
+fn of_profile(said: &mut Said, profile: &Profile) -> Result<(), ConfigError> {
+    let mut files = profile.files.iter();
+    files.try_for_each(|(file, text)| {
+        collect(said, file, text, Kind::Pool, |line| Place::File(file.clone(), line))
+    })
 }
 
 /// What is in force so far, by key.

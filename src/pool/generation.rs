@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
-use super::limits::{Counters, Reason};
+use super::limits::{Counters, End, Kills, Reason};
 use super::outbound::{self, OutboundError};
 use super::prepare::Prepared;
 use super::quiesce::{Activity, Freezer};
@@ -92,6 +92,8 @@ pub struct Generation {
     pub limit_files: Vec<File>,
     /// What the cgroup had counted at the last look.
     pub counters: Counters,
+    /// What the kernel has ended of it.
+    pub kills: Kills,
     /// What it has said while it started; told when it is known how the start went.
     pub held: Vec<Line>,
     /// What it has on the host beside its cgroup, where it began as a template.
@@ -148,6 +150,7 @@ impl Generation {
             serves: false,
             limit_files: Vec::new(),
             counters: Counters::default(),
+            kills: Kills::default(),
             held: Vec::new(),
             lodging: None,
             log,
@@ -240,6 +243,7 @@ impl Generation {
             serves: true,
             limit_files: Vec::new(),
             counters,
+            kills: Kills::default(),
             held: Vec::new(),
             lodging,
             log,
@@ -289,7 +293,13 @@ impl Generation {
         // Read from the kernel: the pool's file may have changed since, and an adopted generation is of an older one.
         let limits = ["memory.max", "memory.high", "pids.max", "cpu.max"];
         let limits = limits.map(|key| (key.to_owned(), cgroup.text(key).trim().to_owned()));
-        now.since(&before, &limits.into_iter().filter(|(_, value)| !value.is_empty()).collect())
+        let limits = limits.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+        let reasons = now.since(&before, &limits);
+        reasons.iter().for_each(|reason| self.kills.note(reason, Instant::now()));
+        if now.oom_group_kill > 0 {
+            self.kills.note_whole();
+        }
+        reasons
     }
 
     fn keep(&mut self, line: &str, each: &mut impl FnMut(Line)) {
@@ -313,14 +323,14 @@ impl Generation {
     }
 
     /// How it ended, if it has; reaps it.
-    pub fn reap(&self) -> Option<String> {
+    pub fn reap(&self) -> Option<End> {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
         match waitid(Id::PIDFd(self.process.pidfd.as_fd()), flags) {
-            Ok(WaitStatus::Exited(_, status)) => Some(format!("exit status {status}")),
-            Ok(WaitStatus::Signaled(_, signal, _)) => Some(format!("killed by {signal}")),
+            Ok(WaitStatus::Exited(_, status)) => Some(End::Exited(status)),
+            Ok(WaitStatus::Signaled(_, signal, _)) => Some(End::Killed(signal)),
             Ok(_) => None,
             // No child of ours but of a howdah that died: whoever inherited it knows how.
-            Err(_) => self.has_ended().then(|| "it was started by an earlier howdah".to_owned()),
+            Err(_) => self.has_ended().then_some(End::Unknown),
         }
     }
 }

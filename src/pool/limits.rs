@@ -10,6 +10,7 @@
 mod counters;
 mod log;
 mod tally;
+mod verdict;
 
 use std::fmt;
 
@@ -17,7 +18,8 @@ use serde::{Deserialize, Serialize};
 
 pub use counters::Counters;
 pub use log::{said, says_full};
-pub use tally::{Bucket, Hit, Tally};
+pub use tally::{Bucket, Hit, Tally, within_bounds};
+pub use verdict::{End, Kills};
 
 /// What a limit did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +90,11 @@ impl Reason {
     pub fn is_common(&self) -> bool {
         let wall = matches!(self.limit, "seccomp" | "landlock");
         self.effect == Effect::Held || (wall && self.effect == Effect::Refused)
+    }
+
+    /// Whether the kernel has a counter for it, where its controller is.
+    pub fn is_counted(&self) -> bool {
+        self.limit == "tasks"
     }
 
     /// The same, so many times.

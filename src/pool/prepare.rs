@@ -138,10 +138,19 @@ pub enum PrepareError {
 impl PrepareError {
     /// Whether it is the kernel that lacks something, and not a file that is wrong.
     pub fn is_of_kernel(&self) -> bool {
-        matches!(
-            self,
-            Self::Landlock(_) | Self::TcpListener(TcpListenerError::Unheld { of_kernel: true, .. })
-        )
+        match self {
+            Self::Landlock(_) => true,
+            Self::TcpListener(TcpListenerError::Unheld(unheld)) => unheld.of_kernel,
+            _ => false,
+        }
+    }
+
+    /// The line to print of `pool`: with its file before it, where it does not begin with that.
+    pub fn in_file_of(&self, pool: &Pool) -> String {
+        match self {
+            Self::TcpListener(TcpListenerError::Unheld(_)) => self.to_string(),
+            _ => format!("{}: {self}", pool.file.display()),
+        }
     }
 }
 
@@ -270,6 +279,15 @@ impl Workshop {
             ImageRef::Host => self.image(pool, places).map(drop),
             ImageRef::Directory(_) => Ok(Image::locate(&pool.image, pool.fpm.binary.as_ref()).map(drop)?),
         }
+    }
+
+    /// Whether `pool` may listen where it does. Unix sockets are always right, and nothing
+    /// is read for them.
+    ///
+    /// # Errors
+    /// A profile that cannot be had, or wants TCP held where nothing holds it.
+    pub fn look_at_listeners(&self, pool: &Pool, places: &Places) -> Result<(), PrepareError> {
+        spec::tcp_listener(pool).map_or(Ok(()), |_| self.profile(pool, places).map(drop))
     }
 
     /// What `pool`'s image must be asked before anything else: its php-fpm, if it is not known yet.

@@ -1,6 +1,7 @@
 //! One pool in the supervisor's hands: its file, its sockets, its machine and
 //! the generation that runs, if any.
 
+use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::AsFd;
 use std::rc::Rc;
@@ -18,6 +19,7 @@ use super::record::Record;
 use super::tcp_listener;
 use super::templates::{self, Templates};
 use crate::config::pool::{OnFailure, Pool};
+use crate::config::profile::Execve;
 use crate::config::types::Patience;
 use crate::sandbox::SpareNetwork;
 use crate::sandbox::cgroup::Base;
@@ -184,6 +186,16 @@ impl Slot {
         self.prepared = None;
     }
 
+    /// The pool with the sockets that it has, which may be systemd's and not those of its
+    /// file: what is true of a listener on TCP is true of that one.
+    pub fn as_it_listens(&self) -> Cow<'_, Pool> {
+        let listen = self.listeners.iter().map(Listener::address);
+        if listen.clone().eq(&self.pool.listen) {
+            return Cow::Borrowed(&self.pool);
+        }
+        Cow::Owned(Pool { listen: listen.cloned().collect(), ..self.pool.clone() })
+    }
+
     /// Begins the next generation by asking its image what it is; false if that is known.
     ///
     /// # Errors
@@ -197,7 +209,7 @@ impl Slot {
         // Counted before anything can fail, so that each failure has a number of its own.
         self.record.generation += 1;
         if !self.prepared.as_ref().is_some_and(|prepared| prepared.is_fresh()) {
-            self.question = workshop.question(&self.pool, places, base)?;
+            self.question = workshop.question(&self.as_it_listens(), places, base)?;
         }
         Ok(self.question.is_some())
     }
@@ -262,8 +274,10 @@ impl Slot {
         let mut notices = Vec::new();
         if !self.prepared.as_ref().is_some_and(|prepared| prepared.is_fresh()) {
             self.prepared = None;
-            let prepared = workshop.prepare(&self.pool, self.listeners.len(), places)?;
-            self.record.weakened = tcp_listener::weakened(&self.pool, &prepared.profile);
+            let pool = self.as_it_listens();
+            let prepared = workshop.prepare(&pool, self.listeners.len(), places)?;
+            let weakened = tcp_listener::weakened(&pool, &prepared.profile);
+            self.record.weakened = weakened;
             self.record.stricter = prepared.profile.stricter();
             self.record.landlock_abi = Some(match prepared.profile.landlock {
                 true => landlock::abi_in_force(),
@@ -279,6 +293,12 @@ impl Slot {
     /// What [`Slot::prepare`] made.
     pub fn prepared(&self) -> Option<&Rc<Prepared>> {
         self.prepared.as_ref()
+    }
+
+    /// Whether nothing can be executed in its generation after php-fpm; false of one that an
+    /// earlier howdah has started.
+    pub fn executes_once(&self) -> bool {
+        self.prepared.as_ref().is_some_and(|prepared| prepared.profile.execve == Execve::Once)
     }
 
     /// Whether a connection waits on any of the sockets.

@@ -7,6 +7,7 @@
 
 use crate::config::pool::{Network, Pool};
 use crate::config::profile::Profile;
+use crate::config::settings::place_of;
 use crate::config::types::Listen;
 use crate::sandbox::landlock;
 use crate::spec;
@@ -21,20 +22,31 @@ pub enum TcpListenerError {
     )]
     Outbound(Listen),
     /// The profile demands the wall, and there is none.
-    #[error(
-        "listening on TCP ({listen}) would be a way into the host's network, which the profile {profile} wants held \
-         (tcp_listener_held): {why}; listen on a unix socket"
-    )]
-    Unheld {
-        /// The first TCP address.
-        listen: Listen,
-        /// The profile's name.
-        profile: Box<str>,
-        /// What is missing.
-        why: String,
-        /// Whether it is the kernel that lacks it.
-        of_kernel: bool,
-    },
+    #[error(transparent)]
+    Unheld(#[from] Box<Unheld>),
+}
+
+/// A TCP listener that nothing holds and that the profile wants held. Displays with its place.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{place}: listening on TCP ({listen}) would be a way into the host's network, and the profile {profile} wants \
+     that held ({demand}): {why}: listen on a unix socket, or write tcp_listener_held = false in {cure}"
+)]
+pub struct Unheld {
+    /// The line that says where the pool listens: "FILE:LINE".
+    place: String,
+    /// The first TCP address.
+    listen: Listen,
+    /// The profile's name.
+    profile: Box<str>,
+    /// The line that demands it: "FILE:LINE".
+    demand: String,
+    /// What is missing.
+    why: String,
+    /// The profile in which to write that it is not to be.
+    cure: String,
+    /// Whether it is the kernel that lacks it.
+    pub of_kernel: bool,
 }
 
 /// Refuses a TCP listener that nothing would hold, where that is not to be.
@@ -76,12 +88,23 @@ fn judge(pool: &Pool, profile: &Profile, kernel: i32) -> Result<(), TcpListenerE
         return Err(TcpListenerError::Outbound(listen.clone()));
     }
     match unheld(pool, profile, kernel) {
-        Some((of_kernel, why)) if profile.tcp_listener_held => Err(TcpListenerError::Unheld {
+        Some((of_kernel, why)) if profile.tcp_listener_held => Err(Box::new(Unheld {
+            place: place_of(pool, profile, "listen")
+                .map_or_else(|| pool.file.display().to_string(), |place| place.to_string()),
             listen: listen.clone(),
             profile: profile.name.clone(),
+            demand: place_of(pool, profile, "tcp_listener_held").map_or_else(
+                || "tcp_listener_held".to_owned(),
+                |place| format!("tcp_listener_held, {place}"),
+            ),
             why,
+            cure: match profile.own_file() {
+                Some(file) => file.display().to_string(),
+                None => format!("a profile of your own (base = {:?})", profile.name),
+            },
             of_kernel,
-        }),
+        })
+        .into()),
         _ => Ok(()),
     }
 }
@@ -98,10 +121,14 @@ fn unheld(pool: &Pool, profile: &Profile, kernel: i32) -> Option<(bool, String)>
     if kernel < NEEDED {
         return Some((
             true,
-            format!("this kernel has Landlock ABI {} and {NEEDED} is needed", kernel.max(0)),
+            format!(
+                "this kernel has Landlock ABI {} and {NEEDED} is needed, which Linux 6.7 brought",
+                kernel.max(0)
+            ),
         ));
     }
-    // sendto(2) with MSG_FASTOPEN connects, and the kernel does not ask Landlock about it.
+    // sendto(2) with MSG_FASTOPEN connects, and the kernel does not ask Landlock about it. Any
+    // filter is made to refuse that, one of the user's own as well.
     let filtered = profile.seccomp.is_some();
     (!filtered)
         .then(|| (false, "seccomp is off, which refuses the Fast Open that goes past Landlock".to_owned()))
@@ -111,66 +138,100 @@ fn unheld(pool: &Pool, profile: &Profile, kernel: i32) -> Option<(bool, String)>
 mod tests {
     use std::path::Path;
 
-    use super::*;
-    use crate::config::HostAccounts;
-    use crate::config::load_pools;
-    use crate::config::profile;
+    use tempfile::TempDir;
 
-    /// A pool that listens there, with this in its file.
-    fn pool(listen: &str, more: &str) -> Pool {
+    use super::*;
+    use crate::config::pool::ProfileRef;
+    use crate::config::{HostAccounts, load_pools, profile};
+
+    /// A pool that listens there, with this in its file, which goes with the directory.
+    fn pool(listen: &str, more: &str) -> (Pool, TempDir) {
         let place = tempfile::tempdir().unwrap();
         let file = place.path().join("blog.toml");
-        std::fs::write(&file, format!("listen = {listen:?}\nuser = \"www-data\"\n{more}")).unwrap();
+        std::fs::write(&file, format!("user = \"www-data\"\nlisten = {listen:?}\n{more}")).unwrap();
         let loaded = load_pools(&[file], &Default::default(), &HostAccounts::default());
         assert!(loaded.errors.is_empty(), "{:?}", loaded.errors);
-        loaded.pools.into_iter().next().unwrap()
+        (loaded.pools.into_iter().next().unwrap(), place)
     }
 
     fn profile(name: &str) -> Profile {
-        profile::load(&crate::config::pool::ProfileRef::Named(name.into()), Path::new("/nonexistent"))
-            .unwrap()
+        profile::load(&ProfileRef::Named(name.into()), Path::new("/nonexistent")).unwrap()
     }
 
     #[test]
-    fn on_a_kernel_without_the_wall_strict_does_not_start_and_hosting_says_so() {
-        let tcp = pool("127.0.0.1:9001", "");
-        let told = judge(&tcp, &profile("strict"), 2).unwrap_err().to_string();
-        assert!(told.contains("this kernel has Landlock ABI 2 and 4 is needed"), "{told}");
-        assert!(judge(&tcp, &profile("ci"), 3).is_err());
-        for name in ["hosting", "compat"] {
-            assert_eq!(judge(&tcp, &profile(name), 2), Ok(()));
-            assert!(unheld(&tcp, &profile(name), 2).is_some());
+    fn on_a_kernel_without_the_wall_only_compat_starts_and_says_what_is_open() {
+        let (tcp, _place) = pool("127.0.0.1:9001", "");
+        for name in ["strict", "hosting", "ci"] {
+            let error = judge(&tcp, &profile(name), 3).unwrap_err();
+            assert!(matches!(&error, TcpListenerError::Unheld(unheld) if unheld.of_kernel), "{error}");
+            assert!(error.to_string().contains("this kernel has Landlock ABI 3 and 4 is needed"), "{error}");
         }
-        let unix = pool("/run/blog.sock", "");
-        assert_eq!(judge(&unix, &profile("strict"), 0), Ok(()));
-        assert_eq!(unheld(&unix, &profile("hosting"), 0), None);
+        assert_eq!(judge(&tcp, &profile("compat"), 2), Ok(()));
+        assert!(unheld(&tcp, &profile("compat"), 2).is_some());
+        assert_eq!(judge(&tcp, &Profile { tcp_listener_held: false, ..profile("hosting") }, 2), Ok(()));
+        let (unix, _place) = pool("/run/blog.sock", "");
+        for name in ["strict", "hosting", "compat", "ci"] {
+            assert_eq!(judge(&unix, &profile(name), 0), Ok(()));
+            assert_eq!(unheld(&unix, &profile(name), 0), None);
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_what_where_why_and_what_to_do() {
+        let (tcp, place) = pool("127.0.0.1:9001", "");
+        let demand = include_str!("../../profiles/hosting.toml")
+            .lines()
+            .position(|line| line == "tcp_listener_held = true")
+            .unwrap();
+        let blog = place.path().join("blog.toml");
+        let line = format!(
+            "{}:2: listening on TCP (127.0.0.1:9001) would be a way into the host's network, and the profile \
+             hosting wants that held (tcp_listener_held, (built in)/hosting.toml:{}): this kernel has Landlock \
+             ABI 2 and 4 is needed, which Linux 6.7 brought: listen on a unix socket, or write \
+             tcp_listener_held = false in a profile of your own (base = \"hosting\")",
+            blog.display(),
+            demand + 1
+        );
+        assert_eq!(judge(&tcp, &profile("hosting"), 2).unwrap_err().to_string(), line);
+        let own = place.path().join("own.toml");
+        std::fs::write(&own, "# mine\nlandlock = false\ntcp_listener_held = true\n").unwrap();
+        let named = ProfileRef::File(own.to_str().unwrap().parse().unwrap());
+        let told = judge(&tcp, &profile::load(&named, place.path()).unwrap(), 7).unwrap_err().to_string();
+        let demand = format!("(tcp_listener_held, {}:3): Landlock is off: ", own.display());
+        let cure = format!("or write tcp_listener_held = false in {}", own.display());
+        assert!(told.contains(&demand) && told.ends_with(&cure), "{told}");
     }
 
     #[test]
     fn where_the_wall_is_there_nothing_is_said() {
-        let tcp = pool("[::1]:9001", "");
+        let (tcp, _place) = pool("[::1]:9001", "");
         for name in ["strict", "hosting", "compat", "ci"] {
             assert_eq!(judge(&tcp, &profile(name), 4), Ok(()));
             assert_eq!(unheld(&tcp, &profile(name), 4), None);
         }
         // The host's network is what that mode is for.
-        let host = pool("127.0.0.1:9001", "[network]\nmode = \"host\"\n");
+        let (host, _place) = pool("127.0.0.1:9001", "[network]\nmode = \"host\"\n");
+        assert_eq!(judge(&host, &profile("hosting"), 2), Ok(()));
         assert_eq!(unheld(&host, &profile("hosting"), 2), None);
     }
 
     #[test]
     fn a_wall_that_the_profile_takes_down_is_missed() {
-        let tcp = pool("127.0.0.1:9001", "");
+        let (tcp, _place) = pool("127.0.0.1:9001", "");
         let off = Profile { landlock: false, ..profile("hosting") };
         assert_eq!(unheld(&tcp, &off, 7), Some((false, "Landlock is off".to_owned())));
-        assert!(judge(&tcp, &Profile { landlock: false, ..profile("strict") }, 7).is_err());
-        assert!(unheld(&tcp, &Profile { seccomp: None, ..profile("hosting") }, 7).is_some());
+        let written = |profile| Profile { tcp_listener_held: false, ..profile };
+        for open in [off, Profile { seccomp: None, ..profile("hosting") }] {
+            let error = judge(&tcp, &open, 7).unwrap_err();
+            assert!(matches!(&error, TcpListenerError::Unheld(unheld) if !unheld.of_kernel), "{error}");
+            assert_eq!(judge(&tcp, &written(open), 7), Ok(()));
+        }
     }
 
     #[test]
     fn outbound_and_tcp_are_refused_together() {
-        let both = pool("127.0.0.1:9001", "[network]\nmode = \"outbound\"\n");
-        let told = judge(&both, &profile("hosting"), 7).unwrap_err().to_string();
+        let (both, _place) = pool("127.0.0.1:9001", "[network]\nmode = \"outbound\"\n");
+        let told = judge(&both, &profile("compat"), 7).unwrap_err().to_string();
         assert!(told.contains("127.0.0.1:9001") && told.ends_with("listen on a unix socket"), "{told}");
     }
 }

@@ -111,9 +111,9 @@ pub fn launch(
         sys::Cloned::Parent { pid, pidfd } => {
             drop((status_of_child, go_of_child, gate_of_child));
             let mapped = map_identity(plan, pid).and_then(|()| raise_limits(plan, pid, &go));
-            let network = plan.release.awaits_network.then_some(go);
-            let launched = Launched { pid, pidfd, status, gate, network };
+            let mut launched = Launched { pid, pidfd, status, gate, network: None };
             if let Err(error) = mapped {
+                // While `go` is open: closed, it would make the child say that howdah is gone.
                 launched.kill();
                 // What the child says happened first, and is nearer to the cause.
                 return Err(match launched.outcome() {
@@ -121,6 +121,7 @@ pub fn launch(
                     Outcome::Pending | Outcome::Executed => error,
                 });
             }
+            launched.network = plan.release.awaits_network.then_some(go);
             Ok(launched)
         }
     }

@@ -3,7 +3,10 @@
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::print_stderr)]
 
 pub mod browser;
+pub mod confined;
+mod guard;
 pub mod nginx;
+pub mod port;
 pub mod site;
 pub mod torture;
 pub mod world;
@@ -65,6 +68,7 @@ pub struct Rig {
     arguments: Vec<String>,
     rootless: bool,
     passed: Option<(OwnedFd, String)>,
+    guard: guard::Guard,
 }
 
 impl Rig {
@@ -74,7 +78,9 @@ impl Rig {
         let directory = tempfile::Builder::new().prefix("howdah-test-").tempdir_in("/tmp").unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let arguments = vec!["-v".to_owned()];
-        let rig = Self { directory, serve: None, arguments, rootless: false, passed: None };
+        let base = howdah::sandbox::cgroup::mount_point().unwrap_or_default().join("howdah");
+        let guard = guard::Guard::new(directory.path(), &base, &in_one_word(directory.path()));
+        let rig = Self { directory, serve: None, arguments, rootless: false, passed: None, guard };
         fs::create_dir(rig.path("pools")).unwrap();
         rig.configure("5s");
         rig
@@ -149,6 +155,14 @@ impl Rig {
     /// A profile file: `hosting` but for `text`; its path is what a pool's `profile` names.
     pub fn profile(&self, name: &str, text: &str) -> PathBuf {
         self.write(&format!("profiles/{name}.toml"), text)
+    }
+
+    /// Lets a pool listen on TCP where this kernel cannot hold that, too: for what is about something else.
+    pub fn let_listen_on_tcp(&self, name: &str) {
+        let profile = self.profile("on-tcp", "tcp_listener_held = false\n");
+        let file = self.path(&format!("pools/{name}.toml"));
+        let text = fs::read_to_string(&file).unwrap();
+        fs::write(&file, format!("profile = {profile:?}\n{text}")).unwrap();
     }
 
     /// serve runs as [`TENANT`], who may do nothing on this machine but make user namespaces.
@@ -406,8 +420,7 @@ impl Rig {
     /// The cgroup below which this rig's generations are born.
     pub fn cgroup(&self) -> PathBuf {
         let mount = howdah::sandbox::cgroup::mount_point().unwrap();
-        let instance = self.path("run").display().to_string().trim_matches('/').replace('/', "-");
-        mount.join("howdah").join(instance)
+        mount.join("howdah").join(in_one_word(&self.path("run")))
     }
 }
 
@@ -436,7 +449,7 @@ impl Drop for Rig {
         }
         kill_cgroup(&self.cgroup());
         // And those of other commands that had a directory in this one, and were killed.
-        let place = self.path("").display().to_string().trim_matches('/').replace('/', "-") + "-";
+        let place = in_one_word(&self.path("")) + "-";
         let all = self.cgroup().parent().and_then(|parent| fs::read_dir(parent).ok());
         for entry in all.into_iter().flatten().flatten() {
             if entry.file_name().to_string_lossy().starts_with(&place) {
@@ -447,8 +460,15 @@ impl Drop for Rig {
             let before = fs::read_to_string(self.path("log.before")).unwrap_or_default();
             let lines: Vec<String> = (before + &self.log()).lines().map(str::to_owned).collect();
             eprintln!("log of serve:\n{}", lines[lines.len().saturating_sub(300)..].join("\n"));
+        } else {
+            self.guard.release();
         }
     }
+}
+
+/// A path as howdah names its cgroups after it.
+fn in_one_word(path: &Path) -> String {
+    path.display().to_string().trim_matches('/').replace('/', "-")
 }
 
 /// Kills what is left below a cgroup, and removes it. Nothing is, after an orderly end.

@@ -5,15 +5,16 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+
+use super::confined::Confined;
 
 /// A running nginx.
 pub struct Nginx {
-    child: Child,
+    process: Confined,
     log: PathBuf,
 }
 
@@ -22,23 +23,16 @@ impl Nginx {
     pub fn start(directory: &Path, conf: &Path, address: SocketAddr) -> Self {
         fs::create_dir_all(directory).unwrap();
         let log = directory.join("nginx.log");
-        let child = Command::new("nginx")
-            .arg("-p")
-            .arg(directory)
-            .arg("-c")
-            .arg(conf)
-            .args(["-g", "daemon off;"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(&log).unwrap())
-            .spawn()
-            .expect("nginx, of Debian's package nginx");
-        let mut nginx = Self { child, log };
-        let end = Instant::now() + Duration::from_secs(10);
+        let mut command = Command::new("nginx");
+        command.arg("-p").arg(directory).arg("-c").arg(conf).args(["-g", "daemon off;"]);
+        let process = Confined::start(&command, |command| {
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log).unwrap());
+        });
+        let mut nginx = Self { process, log };
+        let end = Instant::now() + Duration::from_secs(20);
         while TcpStream::connect(address).is_err() {
-            let ended = nginx.child.try_wait().unwrap();
-            assert!(ended.is_none() && Instant::now() < end, "nginx does not listen: {}", nginx.log());
-            std::thread::sleep(Duration::from_millis(5));
+            let ended = nginx.process.ends_within(Duration::from_millis(5));
+            assert!(!ended && Instant::now() < end, "nginx does not listen: {}", nginx.log());
         }
         nginx
     }
@@ -66,14 +60,8 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
-        let _ = kill(pid, Signal::SIGTERM);
-        let end = Instant::now() + Duration::from_secs(10);
-        while Instant::now() < end && matches!(self.child.try_wait(), Ok(None)) {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.process.inner().map(|pid| kill(pid, Signal::SIGTERM));
+        self.process.ends_within(Duration::from_secs(10));
     }
 }
 

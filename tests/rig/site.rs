@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 
 use super::browser::Browser;
 use super::nginx::Nginx;
-use super::torture::free_port;
+use super::port::free_port;
 use super::{Rig, wait_for};
 
 /// A pool that runs an example, behind nginx. What writes into the rig's directory ends before it.
@@ -52,6 +52,15 @@ impl Site {
         rig.serve();
         let nginx = Nginx::start(&rig.path("nginx"), &conf, address);
         Self { database: None, nginx, rig, pool, host, address }
+    }
+
+    /// Gives the pool, which is asked nothing, another profile; the next request starts it with that.
+    pub fn change_profile(&mut self, profile: &str) {
+        let file = self.rig.path(&format!("pools/{}.toml", self.pool));
+        let text = fs::read_to_string(&file).expect("the pool's file");
+        fs::write(&file, format!("profile = {profile:?}\n{text}")).expect("the pool's file");
+        self.rig.signal(Signal::SIGHUP);
+        self.rig.wait_log("its file has changed");
     }
 
     /// The address of a page, as visitors have it.
@@ -97,7 +106,14 @@ impl Site {
     /// other than in the ordinary life of a pool.
     pub fn complaints(&self) -> Vec<String> {
         let log = self.rig.log();
-        let ordinary = [": started in ", ": stopped", "howdah: ready", ": php-fpm: ", "howdah: ending"];
+        let ordinary = [
+            ": started in ",
+            ": stopped",
+            "howdah: ready",
+            ": php-fpm: ",
+            "its file has changed",
+            "howdah: ending",
+        ];
         log.lines()
             .filter(|line| !ordinary.iter().any(|word| line.contains(word)))
             .map(str::to_owned)

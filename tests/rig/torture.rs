@@ -12,7 +12,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -136,12 +136,8 @@ pub fn write_pool(rig: &Rig, name: &str, listen: Option<SocketAddr>, stop: Durat
         let text = fs::read_to_string(&file).unwrap();
         let unix = format!("listen = {:?}", rig.socket(name));
         fs::write(&file, text.replace(&unix, &format!("listen = \"{address}\""))).unwrap();
+        rig.let_listen_on_tcp(name);
     }
-}
-
-/// A port that is free now.
-pub fn free_port(host: &str) -> SocketAddr {
-    TcpListener::bind((host, 0)).unwrap().local_addr().unwrap()
 }
 
 impl Torture {

@@ -118,8 +118,9 @@ impl Drop for World {
 
 /// Starts a program and waits until it has said a line.
 fn held(words: &[&str]) -> Child {
-    let mut child =
-        Command::new(words[0]).args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).args(words);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
     let mut said = [0; 3];
     child.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
     child
@@ -187,7 +188,7 @@ pub fn processes_named(cgroup: &Path, name: &str) -> Vec<i32> {
 
 /// Waits until a process is gone.
 pub fn wait_gone(pid: i32) {
-    wait_for("the end of a process", Duration::from_secs(5), || {
+    wait_for("the end of a process", Duration::from_secs(20), || {
         (!Path::new(&format!("/proc/{pid}")).exists()).then_some(())
     });
 }

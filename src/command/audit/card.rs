@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use serde::Serialize;
 
 use crate::attack::{ATTACKS, Attack, Wall};
+use crate::journal::one_line;
 
 /// What came of one attack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -41,7 +42,9 @@ pub(super) struct Finding {
 impl Finding {
     pub(super) fn new(of: &'static Attack, outcome: Outcome, detail: &str) -> Self {
         let walls = of.walls.iter().map(|wall| wall.name()).collect();
-        Self { attack: of.id, tries: of.tries, walls, outcome, detail: detail.to_owned(), change: None, of }
+        // What is in a sandbox may have chosen some of it: names, what a program says.
+        let detail = one_line(detail).into_owned();
+        Self { attack: of.id, tries: of.tries, walls, outcome, detail, change: None, of }
     }
 
     /// A line of the probe's: `ID <tab> OUTCOME <tab> DETAIL`.

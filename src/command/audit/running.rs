@@ -98,7 +98,8 @@ impl Running {
                     &mut [nix::poll::PollFd::new(self.0.process.pidfd.as_fd(), nix::poll::PollFlags::POLLIN)],
                     nix::poll::PollTimeout::from(1000_u16),
                 );
-                let how = self.0.reap().unwrap_or_else(|| "it closed its output".to_owned());
+                let how =
+                    self.0.reap().map_or_else(|| "it closed its output".to_owned(), |end| end.to_string());
                 let said = lines.last().map(|line| format!(": {line}")).unwrap_or_default();
                 format!("the probe ended before its last attack: {how}{said}")
             }

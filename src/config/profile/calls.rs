@@ -1,6 +1,10 @@
 //! What a profile says about system calls beside the filter it names.
 
-use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSyscallBuilder};
+use nix::errno::Errno;
+use oci_spec::runtime::{
+    LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArgBuilder, LinuxSeccompOperator, LinuxSyscall,
+    LinuxSyscallBuilder,
+};
 
 use super::Profile;
 
@@ -125,18 +129,42 @@ impl Profile {
     }
 }
 
-/// `filter`, in which nothing may be made to listen.
+/// `filter`, in which nothing may be made to listen, or be connected past Landlock: by
+/// sending with MSG_FASTOPEN, or by an io_uring, which sends without making a call.
 fn deaf(mut filter: LinuxSeccomp) -> LinuxSeccomp {
     let mut groups = filter.syscalls().clone().unwrap_or_default();
-    let refusal = LinuxSyscallBuilder::default()
-        .names(vec!["listen".to_owned()])
-        .action(LinuxSeccompAction::ScmpActErrno)
-        .errno_ret(nix::errno::Errno::EPERM as u32)
-        .build();
-    groups.push(refusal.expect("names and action are all that a group needs"));
+    groups.push(refusal(&["listen", "io_uring_setup"], Errno::EPERM, None));
+    // As where Fast Open is switched off (tcp(7)): programs connect instead.
+    groups.push(refusal(&["sendto", "sendmmsg"], Errno::EOPNOTSUPP, Some(3)));
+    groups.push(refusal(&["sendmsg"], Errno::EOPNOTSUPP, Some(2)));
     filter.set_syscalls(Some(groups));
     filter
 }
+
+/// A group that refuses these calls; with the number of the argument with their flags
+/// only where MSG_FASTOPEN is among those.
+fn refusal(names: &[&str], errno: Errno, flags: Option<usize>) -> LinuxSyscall {
+    let group = LinuxSyscallBuilder::default()
+        .names(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
+        .action(LinuxSeccompAction::ScmpActErrno)
+        .errno_ret(errno as u32);
+    let group = match flags {
+        None => group,
+        Some(index) => group.args(vec![
+            LinuxSeccompArgBuilder::default()
+                .index(index)
+                .value(MSG_FASTOPEN)
+                .value_two(MSG_FASTOPEN)
+                .op(LinuxSeccompOperator::ScmpCmpMaskedEq)
+                .build()
+                .expect("an index, a value and a comparison are all that it needs"),
+        ]),
+    };
+    group.build().expect("names and action are all that a group needs")
+}
+
+/// send(2): sends with the first packet, and so connects.
+const MSG_FASTOPEN: u64 = 0x2000_0000;
 
 /// `filter`, in which the calls that are never innocent kill unless some group lets them through.
 fn killing(filter: &LinuxSeccomp) -> LinuxSeccomp {
@@ -224,5 +252,26 @@ mod tests {
         assert_eq!(action_of(&profile.filter().unwrap(), "listen"), refused, "the stricter one counts");
         profile.seccomp = None;
         assert_eq!(profile.filter(), None);
+    }
+
+    #[test]
+    fn a_filter_of_the_user_s_own_refuses_what_goes_past_landlock_as_well() {
+        let open = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": []}"#;
+        let mut profile = Profile { seccomp: serde_json::from_str(open).unwrap(), ..hosting() };
+        let past = ["listen", "io_uring_setup", "sendto", "sendmmsg", "sendmsg"];
+        let refused = |profile: &Profile| {
+            let filter = profile.filter().unwrap();
+            past.map(|name| action_of(&filter, name) == [LinuxSeccompAction::ScmpActErrno])
+        };
+        assert_eq!(refused(&profile), [false; 5]);
+        profile.listen = false;
+        assert_eq!(refused(&profile), [true; 5]);
+        let groups = profile.filter().unwrap().syscalls().clone().unwrap();
+        let of =
+            |name: &str| groups.iter().find(|group| group.names().iter().any(|one| one == name)).unwrap();
+        let flags = |name: &str| of(name).args().as_ref().map(|args| (args[0].index(), args[0].value()));
+        assert_eq!(flags("listen"), None);
+        assert_eq!((flags("sendto"), flags("sendmmsg")), (Some((3, 0x2000_0000)), Some((3, 0x2000_0000))));
+        assert_eq!(flags("sendmsg"), Some((2, 0x2000_0000)));
     }
 }

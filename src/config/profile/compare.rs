@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::path::Path;
 
 use super::super::pool::{Limits, Network};
 use super::{MountFlag, MountKind, Namespace, Proc, Profile, hosting, seccomp_file};
@@ -77,9 +78,6 @@ impl Profile {
         if self.landlock && !self.loopback_tcp && hosting.loopback_tcp {
             found.push("no TCP on its own loopback".to_owned());
         }
-        if self.tcp_listener_held && !hosting.tcp_listener_held {
-            found.push("a TCP listener that nothing holds is refused".to_owned());
-        }
         // The same walls, looked at from the other side.
         let closed = |kind: MountKind| {
             let more: Vec<_> = missing(&hosting, self, kind).into_iter().map(MountFlag::as_str).collect();
@@ -96,6 +94,11 @@ impl Profile {
 }
 
 impl Profile {
+    /// The file that it was read from; `None`: it is built in.
+    pub fn own_file(&self) -> Option<&Path> {
+        self.files.first().map(|(file, _)| file.as_path()).filter(|file| !file.starts_with("(built in)"))
+    }
+
     /// Whether it is the built-in `hosting`, with no file over it: the most frequent
     /// one, and not worth reading another for.
     fn is_hosting(&self) -> bool {
@@ -128,6 +131,9 @@ fn opened(ours: &Profile, hosting: &Profile) -> Vec<String> {
     found.extend(more.map(|kind| format!("Landlock lets {kind} be executed")));
     if ours.loopback_tcp && !hosting.loopback_tcp {
         found.push("TCP on its own loopback".to_owned());
+    }
+    if !ours.tcp_listener_held && hosting.tcp_listener_held {
+        found.push("a TCP listener that nothing holds is let through".to_owned());
     }
     found
 }

@@ -227,7 +227,6 @@ fn the_built_in_profiles_are_what_their_names_say() {
             "nothing is executed after php-fpm",
             "Landlock ABI 2 is demanded",
             "no TCP on its own loopback",
-            "a TCP listener that nothing holds is refused",
             "code is noexec",
             "nothing in code is executed",
             "limits.memory is 256M, below 512M",
@@ -243,17 +242,14 @@ fn the_built_in_profiles_are_what_their_names_say() {
             "/proc shows the machine",
             "tmp is mounted without noexec",
             "Landlock lets tmp be executed",
+            "a TCP listener that nothing holds is let through",
             "limits.memory is 1G, above 512M",
             "limits.tasks is 256, above 128",
             "limits.tmp is 256M, above 64M",
             "limits.open_files is 4096, above 1024",
         ]
     );
-    let stricter = [
-        "dangerous system calls kill",
-        "Landlock ABI 2 is demanded",
-        "a TCP listener that nothing holds is refused",
-    ];
+    let stricter = ["dangerous system calls kill", "Landlock ABI 2 is demanded"];
     assert_eq!(ci.stricter(), stricter);
     assert!(ci.weakened().iter().all(|line| line.starts_with("limits.")), "{:?}", ci.weakened());
     for profile in [&strict, &compat, &ci] {

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
 use libsystemd::activation::{receive_descriptors, receive_descriptors_with_names};
 use nix::errno::Errno;
+use nix::libc;
 use nix::sys::socket::{SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt};
 
 use super::error::{ActivationError, Passed};
@@ -147,6 +148,7 @@ pub(super) fn examine(fd: &OwnedFd, local: Result<SockaddrStorage, Errno>) -> Re
     if kind == Err(Errno::ENOTSOCK) {
         return Err("it is no socket: remove it from the unit that starts howdah".into());
     }
+    let local_is_ip = local.as_ref().is_ok_and(|local| ip_of(local).is_some());
     let listen = match local {
         Ok(local) => listen_of(&local)?,
         Err(_) => Err(OTHER_FAMILY.to_owned())?,
@@ -163,6 +165,9 @@ pub(super) fn examine(fd: &OwnedFd, local: Result<SockaddrStorage, Errno>) -> Re
         }
         _ => return Err("it is no stream socket: write ListenStream=".into()),
     }
+    if local_is_ip && protocol(fd) != Ok(libc::IPPROTO_TCP) {
+        return Err(OTHER_PROTOCOL.into());
+    }
     match getsockopt(fd, sockopt::AcceptConn) {
         Ok(true) => listen.ok_or_else(|| OTHER_FAMILY.into()),
         _ => Err("it does not listen: write Accept=no in its socket unit".into()),
@@ -171,6 +176,18 @@ pub(super) fn examine(fd: &OwnedFd, local: Result<SockaddrStorage, Errno>) -> Re
 
 const OTHER_FAMILY: &str = "it is neither a unix nor an IPv4 or IPv6 socket: \
     write a path or an IP address and a port after ListenStream=";
+
+/// Of other protocols' sockets Landlock holds neither bind nor connect (landlock(7)), and a
+/// pool's listener is one of the host's network.
+const OTHER_PROTOCOL: &str = "its protocol is not TCP, and nothing would hold the pool's use of it: \
+    take SocketProtocol= out of its socket unit";
+
+/// SO_PROTOCOL, socket(7).
+fn protocol(fd: &OwnedFd) -> nix::Result<i32> {
+    let mut value = [0; size_of::<i32>()];
+    sys::socket_option(fd.as_fd(), libc::SOL_SOCKET, libc::SO_PROTOCOL, &mut value)?;
+    Ok(i32::from_ne_bytes(value))
+}
 
 /// A local address as a pool file would write it; `None` for one that has no
 /// such form because the socket is bound to nothing.

@@ -9,7 +9,9 @@ use crate::config::types::Bytes;
 /// What has been counted since the cgroup was made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Processes that the kernel ended because memory.max left it nothing else.
+    /// Times it was out of memory at its own memory.max.
+    pub oom: u64,
+    /// Processes that the kernel ended because it was out of memory, there or above.
     pub oom_kill: u64,
     /// Times it ended all of them (memory.oom.group; Linux 5.17).
     pub oom_group_kill: u64,
@@ -33,6 +35,7 @@ impl Counters {
             line.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
         };
         Self {
+            oom: value(memory, "oom"),
             oom_kill: value(memory, "oom_kill"),
             oom_group_kill: value(memory, "oom_group_kill"),
             memory_max: value(memory, "max"),
@@ -51,11 +54,17 @@ impl Counters {
             (count > 0).then(|| Reason::new(limit, effect, Witness::Kernel, detail).times(count))
         };
         let killed = grown(self.oom_kill, before.oom_kill);
-        let all = grown(self.oom_group_kill, before.oom_group_kill) > 0;
+        // The cgroup is one generation's, which does not outlive it: what is counted after it is of it.
+        let all = self.oom_group_kill > 0;
         let who = match (all, killed) {
             (true, _) => "the whole generation".to_owned(),
             (false, 1) => "a process".to_owned(),
             (false, many) => format!("{many} processes"),
+        };
+        // Counted before anybody is ended; without it the limit was another's.
+        let out = match self.oom > 0 {
+            true => format!("out of memory at {}", told("memory.max")),
+            false => "the machine, or a cgroup above the pool's, is out of memory".to_owned(),
         };
         // To be at the limit is how it comes to be out of memory: told once.
         let at_max = if killed > 0 { 0 } else { grown(self.memory_max, before.memory_max) };
@@ -63,12 +72,7 @@ impl Counters {
         let throttled = grown(self.throttled, before.throttled);
         let ms = grown(self.throttled_usec, before.throttled_usec) / 1000;
         [
-            reason(
-                "memory",
-                Effect::Ended,
-                killed,
-                format!("out of memory at {}: the kernel ended {who}", told("memory.max")),
-            ),
+            reason("memory", Effect::Ended, killed, format!("{out}: the kernel ended {who}")),
             reason(
                 "memory",
                 Effect::Held,
@@ -130,6 +134,7 @@ mod tests {
         let cpu = "usage_usec 5\nuser_usec 3\nnr_periods 9\nnr_throttled 4\nthrottled_usec 250000\n";
         let counters = Counters::parse(MEMORY, "max 5\n", cpu);
         let wanted = Counters {
+            oom: 3,
             oom_kill: 2,
             oom_group_kill: 0,
             memory_max: 12,
@@ -148,7 +153,7 @@ mod tests {
     fn what_has_grown_is_a_reason_and_what_has_not_is_none() {
         let none = Counters::default();
         assert_eq!(lines(none, none), Vec::<String>::new());
-        let one = Counters { oom_kill: 1, memory_max: 40, ..none };
+        let one = Counters { oom: 1, oom_kill: 1, memory_max: 40, ..none };
         assert_eq!(
             lines(one, none),
             ["memory ended 1: out of memory at memory.max=64M: the kernel ended a process"]
@@ -178,6 +183,18 @@ mod tests {
             [
                 "tasks refused 9: pids.max=64 is reached: no new process or thread",
                 "cpu held 3: at cpu.max=50000 100000: the pool had to wait for 123 ms"
+            ]
+        );
+    }
+
+    /// Who raises the pool's limit then has raised the wrong one.
+    #[test]
+    fn memory_that_ran_out_above_the_pool_is_not_the_pools_limit() {
+        let none = Counters::default();
+        assert_eq!(
+            lines(Counters { oom_kill: 1, ..none }, none),
+            [
+                "memory ended 1: the machine, or a cgroup above the pool's, is out of memory: the kernel ended a process"
             ]
         );
     }

@@ -31,8 +31,20 @@ const SIGNALS: [(u32, &str, &str); 3] = [
     (24, "cpu_time", "more processor time than limits.cpu_time"),
 ];
 
-/// The limit that a line of a pool's log tells of.
-pub fn said(line: &Line) -> Option<Reason> {
+/// What PHP says where execve(2) is ENOSYS: file.c, exec.c and mail.c of what they start by popen(3),
+/// and proc_open.c, which since PHP 8.3 spawns.
+const NO_PROGRAM: [&str; 6] = [
+    "mail(): Could not execute mail delivery program '",
+    "PHP Warning:  popen(",
+    "exec(): Unable to fork [",
+    "shell_exec(): Unable to execute '",
+    "proc_open(): Exec failed: Function not implemented",
+    "proc_open(): posix_spawn() failed: Function not implemented",
+];
+
+/// The limit that a line of a pool's log tells of; `once`: whether its profile lets php-fpm
+/// be executed and nothing after it, which is then why no program can be started.
+pub fn said(line: &Line, once: bool) -> Option<Reason> {
     if matches!(line.kind, Kind::Access | Kind::Slow | Kind::Ready) {
         return None;
     }
@@ -40,6 +52,10 @@ pub fn said(line: &Line) -> Option<Reason> {
     if let Some((limit, what)) = signal(line) {
         let detail = format!("a worker was ended: {what}");
         return Some(Reason::new(limit, Effect::Ended, Witness::Pool, detail));
+    }
+    if once && NO_PROGRAM.iter().any(|words| text.contains(words)) {
+        let detail = format!("execve = \"once\" in the profile lets no program be started: {text}");
+        return Some(Reason::new("seccomp", Effect::Refused, Witness::Pool, detail).of("execve"));
     }
     let (_, limit, effect) = WORDS.iter().find(|(words, _, _)| text.contains(words))?;
     Some(Reason::new(limit, *effect, Witness::Pool, text.clone()))
@@ -64,7 +80,26 @@ mod tests {
     use crate::fpm::log::classify;
 
     fn limit(line: &str) -> Option<(&'static str, Effect)> {
-        said(&classify(line)).map(|reason| (reason.limit, reason.effect))
+        said(&classify(line), false).map(|reason| (reason.limit, reason.effect))
+    }
+
+    #[test]
+    fn where_nothing_is_executed_after_php_fpm_that_is_why_nothing_is() {
+        let line = "PHP Warning:  exec(): Unable to fork [convert] in /srv/a.php on line 1";
+        assert_eq!(limit(line), Some(("tasks", Effect::Refused)));
+        let reason = said(&classify(line), true).unwrap();
+        assert_eq!(
+            (reason.limit, reason.effect, reason.subject.as_str()),
+            ("seccomp", Effect::Refused, "execve")
+        );
+        assert!(
+            reason.is_common() && reason.detail.contains("Unable to fork [convert]"),
+            "{}",
+            reason.detail
+        );
+        let full =
+            "[21-Nov-2026 06:30:36] WARNING: [pool a] fork() failed: Resource temporarily unavailable (11)";
+        assert_eq!(said(&classify(full), true).unwrap().limit, "tasks");
     }
 
     #[test]

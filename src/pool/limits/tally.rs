@@ -11,8 +11,14 @@ use super::{Effect, Reason, Witness};
 const AGAIN: Duration = Duration::from_secs(10);
 /// The same for what is common ([`Reason::is_common`]).
 const AGAIN_COMMON: Duration = Duration::from_secs(300);
+/// For how long after the kernel's word what php-fpm says of the same limit is its echo.
+const ECHO: Duration = Duration::from_secs(10);
 /// Kinds of hits that are kept apart for one pool; more are counted with the last.
 const MOST: usize = 32;
+/// Subjects that are kept apart; the rest of [`MOST`] is for limits that have none.
+const MOST_SUBJECTS: usize = 10;
+/// The subject of what is beyond that.
+const OTHERS: &str = "others";
 
 /// A limit that was hit, as `howdah ps` tells it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,25 +52,41 @@ struct Told {
     /// Not told yet.
     pending: u64,
     next: Instant,
+    /// When the kernel last told of it.
+    counted: Option<Instant>,
 }
 
 impl Tally {
     /// Counts `reason` in `hits`; returns it if it is to be told now, with all that was not told before.
+    /// The kernel's word stands: what the pool says of the same a moment later is no other hit.
     pub fn count(&mut self, reason: Reason, hits: &mut Vec<Hit>, now: Instant, time: &str) -> Option<Reason> {
+        if self.is_echo(&reason, now) {
+            return None;
+        }
         record(&reason, hits, time);
         let same = |told: &Told| key(&told.reason) == key(&reason);
         let at = match self.told.iter().position(same) {
             Some(at) => at,
             None if self.told.len() < MOST => {
-                self.told.push(Told { reason: reason.clone(), pending: 0, next: now });
+                self.told.push(Told { reason: reason.clone(), pending: 0, next: now, counted: None });
                 self.told.len() - 1
             }
             None => MOST - 1,
         };
         let told = &mut self.told[at];
         told.pending += reason.count;
+        if reason.witness == Witness::Kernel {
+            told.counted = Some(now);
+        }
         told.reason = reason;
         told.speak(now)
+    }
+
+    fn is_echo(&self, reason: &Reason, now: Instant) -> bool {
+        let same = |told: &&Told| key(&told.reason) == key(reason);
+        let counted = self.told.iter().find(same).and_then(|told| told.counted);
+        let recently = counted.is_some_and(|when| now.saturating_duration_since(when) < ECHO);
+        reason.witness == Witness::Pool && recently
     }
 
     /// What has waited long enough to be told.
@@ -85,6 +107,18 @@ impl Told {
         }
         self.next = now + if self.reason.is_common() { AGAIN_COMMON } else { AGAIN };
         Some(self.reason.clone().times(std::mem::take(&mut self.pending)))
+    }
+}
+
+/// `reason`, of whose subject no more is told than that it is one of many, where the pool has hit as
+/// many as are kept apart. Tenants choose subjects (paths, system calls): without this one that names
+/// enough of them would have what comes after, a kill by memory.max too, counted as something else.
+pub fn within_bounds(reason: Reason, hits: &[Hit]) -> Reason {
+    let known = hits.iter().any(|hit| (hit.limit.as_str(), hit.effect, hit.subject.as_str()) == key(&reason));
+    let subjects = hits.iter().filter(|hit| !hit.subject.is_empty()).count();
+    match reason.subject.is_empty() || known || subjects < MOST_SUBJECTS {
+        true => reason,
+        false => reason.of(OTHERS),
     }
 }
 
@@ -184,6 +218,24 @@ mod tests {
     }
 
     #[test]
+    fn what_the_pool_says_of_what_the_kernel_has_told_is_no_other_hit() {
+        let (mut tally, mut hits, now) = (Tally::default(), Vec::new(), Instant::now());
+        let pool = || Reason::new("tasks", Effect::Refused, Witness::Pool, "fork() failed");
+        let mut count = |after: u64, reason: Reason| {
+            let told = tally.count(reason, &mut hits, now + Duration::from_secs(after), "t");
+            (told.is_some(), hits[0].count, hits[0].witness, hits[0].detail.clone())
+        };
+        // Where no controller counts, the pool is all there is.
+        assert_eq!(count(0, pool()), (true, 1, Witness::Pool, "fork() failed".into()));
+        assert_eq!(
+            count(10, hit("tasks", Effect::Refused).times(4)),
+            (true, 5, Witness::Kernel, "words".into())
+        );
+        assert_eq!(count(19, pool()), (false, 5, Witness::Kernel, "words".into()));
+        assert_eq!(count(30, pool()), (true, 6, Witness::Pool, "fork() failed".into()));
+    }
+
+    #[test]
     fn a_million_subjects_are_a_bounded_list() {
         let (mut tally, mut hits, now) = (Tally::default(), Vec::new(), Instant::now());
         let told = (0..1000).filter_map(|n| {
@@ -192,6 +244,35 @@ mod tests {
         assert_eq!(told.count(), MOST);
         assert_eq!(hits.len(), MOST);
         assert_eq!(hits.iter().map(|hit| hit.count).sum::<u64>(), 1000);
+    }
+
+    #[test]
+    fn a_tenant_cannot_crowd_out_the_limits_that_it_does_not_name() {
+        let limits = ["memory", "tasks", "cpu", "tmp", "run", "shm", "open_files", "file_size", "cpu_time"];
+        let crowd: Vec<Reason> =
+            (0..1000).map(|n| hit("landlock", Effect::Refused).of(n.to_string())).collect();
+        let after: Vec<Reason> = limits
+            .iter()
+            .flat_map(|limit| [Effect::Ended, Effect::Refused].map(|effect| hit(limit, effect)))
+            .collect();
+        let run = |bounded: bool| {
+            let (mut tally, mut hits, now) = (Tally::default(), Vec::new(), Instant::now());
+            for reason in crowd.iter().chain(&after).cloned() {
+                let reason = if bounded { within_bounds(reason, &hits) } else { reason };
+                tally.count(reason, &mut hits, now, "t");
+            }
+            hits
+        };
+        let hits = run(true);
+        for reason in &after {
+            let its =
+                hits.iter().find(|hit| (hit.limit.as_str(), hit.effect) == (reason.limit, reason.effect));
+            assert_eq!(its.map(|hit| hit.count), Some(1), "{reason:?}");
+        }
+        let others = hits.iter().find(|hit| hit.subject == OTHERS).unwrap();
+        assert_eq!((hits.len(), others.count), (11 + after.len(), 990));
+        // The control: whoever comes last is counted as a path.
+        assert!(run(false).iter().all(|hit| hit.limit == "landlock"));
     }
 
     #[test]

@@ -167,7 +167,12 @@ impl Supervisor {
                     }
                 }
                 let detail = format!("the system call {syscall} is not allowed: process {pid} was ended");
-                Reason::new("seccomp", Effect::Ended, Witness::Kernel, detail).of(syscall.clone())
+                let reason =
+                    Reason::new("seccomp", Effect::Ended, Witness::Kernel, detail).of(syscall.clone());
+                if let Some(slot) = self.slots[index].as_mut().filter(|slot| slot.is_first_process(*pid)) {
+                    slot.generation.iter_mut().for_each(|one| one.kills.note(&reason, Instant::now()));
+                }
+                reason
             }
             Record::Seccomp { syscall, ended: false, .. } => {
                 let detail = format!("the system call {syscall} is not allowed, and failed");

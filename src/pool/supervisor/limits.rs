@@ -2,11 +2,15 @@
 //! and audited and what php-fpm says is put down to a pool, told in one line,
 //! kept for `ps` and written down as an event.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::OFlag;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
-use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::sys::statfs::{Statfs, TMPFS_MAGIC, fstatfs};
 use serde_json::{Value, json};
 
 use super::Supervisor;
@@ -14,17 +18,20 @@ use super::tokens::Token;
 use crate::fpm::log::Line;
 use crate::journal::Level;
 use crate::pool::events::{self, Kind};
-use crate::pool::limits::{self, Effect, Reason, Witness};
+use crate::pool::limits::{self, Effect, End, Reason, Witness};
 use crate::sandbox::cgroup::acknowledge;
+use crate::{paths, sys};
 
 /// Once, and then not until it is watched again: a tenant at a limit would keep the loop awake.
 pub(super) const LIMIT_FLAGS: EpollFlags = EpollFlags::EPOLLPRI.union(EpollFlags::EPOLLONESHOT);
 /// How long a counter is left alone after it has changed.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long a record of audit may come after php-fpm's line about the same death.
-const RECORD_LATE: Duration = Duration::from_millis(300);
+const RECORD_LATE: Duration = Duration::from_secs(1);
 /// How long a death by SIGSYS of php-fpm itself waits for the record.
 const RECORD_WAITS: u32 = 10;
+/// What is told of such a death when the record does not come.
+const NAMELESS: &str = "a system call that the filter does not allow; audit did not tell which";
 
 impl Supervisor {
     /// A counter of the generation's cgroup has changed.
@@ -55,10 +62,11 @@ impl Supervisor {
         let Some(slot) = &mut self.slots[index] else { return };
         let Some(generation) = &slot.generation else { return };
         let root = format!("/proc/{}/root", generation.process.pid);
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let Ok(root) = nix::fcntl::open(root.as_str(), flags, Mode::empty()).map(sys::owned) else { return };
         let full: Vec<&'static str> = [("tmp", "/tmp"), ("run", "/run"), ("shm", "/dev/shm")]
             .into_iter()
-            // The root is howdah's, and read-only inside: no link of a tenant's is on the way.
-            .filter(|(_, path)| is_full(Path::new(&format!("{root}{path}"))))
+            .filter(|(_, path)| tmpfs(root.as_fd(), path).is_some_and(|data| is_full(&data)))
             .map(|(key, _)| key)
             .collect();
         let fresh: Vec<_> = full.iter().filter(|key| !slot.vigil.full.contains(key)).copied().collect();
@@ -75,9 +83,15 @@ impl Supervisor {
         if lines.iter().any(limits::says_full) {
             self.look_at_tmpfs(index);
         }
-        for reason in lines.iter().filter_map(limits::said) {
-            match reason.limit {
-                "seccomp" => self.on_sigsys(index, reason),
+        let once = self.slots[index].as_ref().is_some_and(|slot| slot.executes_once());
+        let said: Vec<Reason> = lines.iter().filter_map(|line| limits::said(line, once)).collect();
+        if said.iter().any(Reason::is_counted) {
+            // The kernel first: whether the line tells of anything else can be known only then.
+            self.count_limits(index);
+        }
+        for reason in said {
+            match (reason.limit, reason.effect) {
+                ("seccomp", Effect::Ended) => self.on_sigsys(index, reason),
                 _ => self.hit(index, reason),
             }
         }
@@ -104,24 +118,23 @@ impl Supervisor {
     }
 
     /// Whether a limit ended process 1 of the generation, and with it all: the words for `last_error`.
-    pub(super) fn ended_by_limit(&mut self, index: usize, how: &str) -> Option<String> {
-        let counted = self.count_limits(index);
-        if how.contains("SIGSYS") {
-            for _ in 0..RECORD_WAITS {
-                self.on_audit();
-                let hits = self.slots[index].as_ref().map(|slot| slot.record.limits_hit.as_slice());
-                let seccomp = hits
-                    .into_iter()
-                    .flatten()
-                    .rfind(|hit| hit.limit == "seccomp" && hit.effect == Effect::Ended);
-                if let Some(hit) = seccomp {
-                    return Some(format!("limit seccomp: {}", hit.detail));
-                }
-                std::thread::sleep(Duration::from_millis(1));
+    pub(super) fn ended_by_limit(&mut self, index: usize, end: End) -> Option<String> {
+        self.count_limits(index);
+        let by_call = end == End::Killed(Signal::SIGSYS);
+        for _ in 0..if by_call { RECORD_WAITS } else { 0 } {
+            self.on_audit();
+            if self.explained(index, end).is_some() {
+                break;
             }
+            std::thread::sleep(Duration::from_millis(1));
         }
-        let killed = how.contains("SIGKILL");
-        counted.iter().find(|reason| killed && reason.effect == Effect::Ended).map(ToString::to_string)
+        let nameless = || by_call.then(|| format!("limit seccomp: {NAMELESS}"));
+        self.explained(index, end).or_else(nameless)
+    }
+
+    fn explained(&self, index: usize, end: End) -> Option<String> {
+        let generation = self.slots[index].as_ref()?.generation.as_ref()?;
+        generation.kills.explain(end, Instant::now()).map(ToString::to_string)
     }
 
     /// Counts, and tells if it is time to.
@@ -137,6 +150,7 @@ impl Supervisor {
     fn hit_and(&mut self, index: usize, reason: Reason, aloud: bool) {
         let Some(slot) = &mut self.slots[index] else { return };
         let (now, time) = (Instant::now(), events::now());
+        let reason = limits::within_bounds(reason, &slot.record.limits_hit);
         let told = slot.vigil.tally.count(reason, &mut slot.record.limits_hit, now, &time);
         if let Some(reason) = told {
             self.tell_limit(index, &reason, aloud);
@@ -174,7 +188,7 @@ impl Supervisor {
             if slot.vigil.unexplained.is_some_and(|until| until <= now) {
                 slot.vigil.unexplained = None;
                 let count = std::mem::take(&mut slot.vigil.unexplained_count);
-                let detail = "a worker was ended: a system call that the filter does not allow; audit did not tell which";
+                let detail = format!("a worker was ended: {NAMELESS}");
                 let reason = Reason::new("seccomp", Effect::Ended, Witness::Pool, detail);
                 if count > 0 {
                     self.hit(index, reason.times(count));
@@ -223,9 +237,32 @@ impl Supervisor {
     }
 }
 
-/// Whether a tmpfs has no room, or no inode, left.
-fn is_full(path: &Path) -> bool {
-    statfs(path).is_ok_and(|data| {
-        data.filesystem_type() == TMPFS_MAGIC && (data.blocks_available() == 0 || data.files_free() == 0)
-    })
+/// The tmpfs at `path` below `root`, if one is there. Through no symlink: whoever owns an image can
+/// take away what a file system is mounted on, and put a link in its place.
+fn tmpfs(root: BorrowedFd<'_>, path: &str) -> Option<Statfs> {
+    let data = fstatfs(paths::open_inside(root, Path::new(path)).ok()?).ok()?;
+    (data.filesystem_type() == TMPFS_MAGIC).then_some(data)
+}
+
+/// Whether there is no room, or no inode, left.
+fn is_full(data: &Statfs) -> bool {
+    data.blocks_available() == 0 || data.files_free() == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_in_the_place_of_a_tmpfs_is_not_followed() {
+        let image = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/dev/shm", image.path().join("tmp")).unwrap();
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        let open = |path: &Path| sys::owned(nix::fcntl::open(path, flags, Mode::empty()).unwrap());
+        assert!(tmpfs(open(image.path()).as_fd(), "/tmp").is_none());
+        // The control: by its own path it is a tmpfs, and by the link for who follows it.
+        assert!(tmpfs(open(Path::new("/")).as_fd(), "/dev/shm").is_some());
+        let followed = nix::sys::statfs::statfs(&image.path().join("tmp")).unwrap();
+        assert_eq!(followed.filesystem_type(), TMPFS_MAGIC);
+    }
 }

@@ -166,18 +166,19 @@ impl Supervisor {
         Ok(supervisor)
     }
 
-    /// Tells which images have no php-fpm, and asks the host's own what it is, so
+    /// Tells which pools may not listen where they do, and which images have no php-fpm, and asks the host's own what it is, so
     /// that no visitor waits for that. A directory may hold anything that calls
     /// itself php-fpm, and is asked when its pool starts. Then `ps` may see the
     /// pools, for nothing of howdah's own runs any more.
     pub fn warm_up(&mut self) {
         let mut seen = std::collections::HashSet::new();
         for slot in self.slots.iter().flatten() {
-            let pool = &slot.pool;
-            if !seen.insert((pool.image.clone(), pool.fpm.binary.clone())) {
-                continue;
-            }
-            if let Err(error) = self.workshop.look_at(pool, &self.settings.places) {
+            let (pool, places) = (&slot.pool, &self.settings.places);
+            let looked = self.workshop.look_at_listeners(&slot.as_it_listens(), places).and_then(|()| {
+                let first = seen.insert((pool.image.clone(), pool.fpm.binary.clone()));
+                if first { self.workshop.look_at(pool, places) } else { Ok(()) }
+            });
+            if let Err(error) = looked {
                 let origin = Origin { pool: Some(pool.name.as_str()), generation: None };
                 journal::line(Level::Error, origin, &error.to_string());
             }

@@ -9,6 +9,7 @@ use super::Supervisor;
 use crate::fpm::log::Kind;
 use crate::journal::{self, Level, Origin};
 use crate::pool::events;
+use crate::pool::generation::Generation;
 use crate::pool::limits::{Effect, Reason, Witness};
 use crate::pool::slot::Slot;
 
@@ -57,13 +58,22 @@ impl Supervisor {
             let words = format!("image {image}: {binary} -i did not end within {limit} s: try it by hand");
             return self.tell_failure(index, &words);
         }
+        self.count_limits(index);
+        let Some(slot) = &mut self.slots[index] else { return };
+        let killed = |one: &Generation| one.kills.recent(Instant::now()).map(ToString::to_string);
+        let killed = slot.generation.as_ref().and_then(killed);
         let said = slot.generation.as_mut().and_then(|generation| generation.reason());
         let words = format!("php-fpm did not accept the connection within {limit} s");
         let reason = Reason::new("start.timeout", Effect::Ended, Witness::Howdah, words.clone());
         // The failure is the line.
         self.hit_silently(index, reason);
-        let said = said.map_or_else(|| "it said nothing".to_owned(), |reason| format!("it said: {reason}"));
-        self.tell_failure(index, &format!("{words}; {said}"));
+        // php-fpm knows that its workers were killed, and not by what.
+        let why = match (killed, said) {
+            (Some(limit), _) => limit,
+            (None, Some(reason)) => format!("it said: {reason}"),
+            (None, None) => "it said nothing".to_owned(),
+        };
+        self.tell_failure(index, &format!("{words}; {why}"));
     }
 
     /// One line for a failure, kept for `ps`.

@@ -312,7 +312,7 @@ impl Supervisor {
         if self.fall_back(index, &format!("php-fpm ended: {how}")) {
             return;
         }
-        let culprit = self.ended_by_limit(index, &how);
+        let culprit = self.ended_by_limit(index, how);
         let Some(slot) = &mut self.slots[index] else { return };
         let Some(generation) = &mut slot.generation else { return };
         if let Outcome::Failed(error) = generation.process.outcome() {
