@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use serde_json::json;
@@ -59,6 +59,8 @@ fn main() -> ExitCode {
 enum Starter {
     Peer(Peer),
     Howdah,
+    /// howdah with a template of each class.
+    Template,
 }
 
 impl Starter {
@@ -66,6 +68,7 @@ impl Starter {
         match self {
             Self::Peer(peer) => peer.name(),
             Self::Howdah => "howdah",
+            Self::Template => "template",
         }
     }
 }
@@ -110,28 +113,53 @@ struct Hall {
     configuration: PathBuf,
     /// `None` where howdah does not serve.
     howdah: Option<Serve>,
+    /// The same with templates.
+    template: Option<Serve>,
 }
 
 impl Hall {
     fn open(stage: Stage, flags: &Flags) -> Outcome<Self> {
         let configuration = stage.configure(WORKERS)?;
-        let mut hall = Self { stage, configuration, howdah: None };
-        if flags.only.is_empty() || flags.only.iter().any(|name| name == "howdah") {
-            let pools = [Extensions::Full, Extensions::Small].map(|extensions| {
-                let listen = hall.howdah_socket(extensions);
-                let content = serve::pool_file(&hall.stage, &listen, extensions, WORKERS, "50ms");
-                (extensions.name().to_owned(), content)
-            });
-            hall.howdah = Serve::start(&hall.stage, "howdah", pools.into_iter())
-                .inspect_err(|reason| println!("howdah is left out: {reason}"))
-                .ok();
-            hall.clear()?;
-        }
+        let mut hall = Self { stage, configuration, howdah: None, template: None };
+        hall.howdah = hall.serve(flags, Starter::Howdah, 0);
+        hall.template = hall.serve(flags, Starter::Template, 1);
+        hall.clear()?;
         Ok(hall)
     }
 
-    fn howdah_socket(&self, extensions: Extensions) -> PathBuf {
-        self.stage.dir.join(format!("howdah-{}.sock", extensions.name()))
+    /// A howdah with a cold pool for each set of extensions; `None` where it is not asked for or cannot be.
+    fn serve(&self, flags: &Flags, starter: Starter, templates: usize) -> Option<Serve> {
+        let name = starter.name();
+        if !flags.only.is_empty() && flags.only.iter().all(|only| only != name) {
+            return None;
+        }
+        let pools = [Extensions::Full, Extensions::Small].map(|extensions| {
+            let listen = self.socket(starter, extensions);
+            let content = serve::pool_file(&self.stage, &listen, extensions, WORKERS, "50ms");
+            (extensions.name().to_owned(), content)
+        });
+        Serve::start_with(&self.stage, name, pools.into_iter(), templates)
+            .inspect_err(|reason| println!("{name} is left out: {reason}"))
+            .ok()
+    }
+
+    fn socket(&self, starter: Starter, extensions: Extensions) -> PathBuf {
+        self.stage.dir.join(format!("{}-{}.sock", starter.name(), extensions.name()))
+    }
+
+    /// Waits until a template of each class waits.
+    fn wait_for_templates(&self, serve: &Serve) -> Outcome {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let ready = |pid: &u32| processes::sleeps_in_open(*pid);
+        while processes::children(serve.pid).iter().filter(|pid| ready(pid)).count() < 2 {
+            if Instant::now() > deadline {
+                return Err(format!("no templates after ten seconds{}", serve.last_words()).into());
+            }
+            sleep(Duration::from_millis(5));
+        }
+        // It looks for that every few milliseconds.
+        sleep(Duration::from_millis(20));
+        Ok(())
     }
 
     /// Everybody who can start the script, each tried once, which also warms
@@ -139,6 +167,7 @@ impl Hall {
     fn admit(&self, flags: &Flags) -> Vec<Contestant> {
         let mut starters: Vec<Starter> = Peer::ALL.map(Starter::Peer).to_vec();
         starters.extend(self.howdah.as_ref().map(|_| Starter::Howdah));
+        starters.extend(self.template.as_ref().map(|_| Starter::Template));
         let asked = |starter: &Starter| {
             let name = starter.name();
             name == Peer::Bare.name() || flags.only.is_empty() || flags.only.iter().any(|only| only == name)
@@ -166,7 +195,14 @@ impl Hall {
     fn once(&self, contestant: &mut Contestant) -> Outcome<Duration> {
         match contestant.starter {
             Starter::Peer(peer) => self.peer_once(peer, contestant.extensions),
-            Starter::Howdah => self.howdah_once(contestant),
+            Starter::Howdah => self.howdah_once(contestant, self.howdah.as_ref()),
+            Starter::Template => {
+                self.template.iter().try_for_each(|serve| self.wait_for_templates(serve))?;
+                let took = self.howdah_once(contestant, self.template.as_ref())?;
+                // The next ones are made in nobody else's time.
+                self.template.iter().try_for_each(|serve| self.wait_for_templates(serve))?;
+                Ok(took)
+            }
         }
     }
 
@@ -181,15 +217,19 @@ impl Hall {
         took.map_err(|error| format!("{error}{}", serve::last_words(&log)).into())
     }
 
-    fn howdah_once(&self, contestant: &mut Contestant) -> Outcome<Duration> {
-        let howdah = self.howdah.as_ref().ok_or("it does not serve")?;
+    fn howdah_once(&self, contestant: &mut Contestant, howdah: Option<&Serve>) -> Outcome<Duration> {
+        let howdah = howdah.ok_or("it does not serve")?;
         let pool = contestant.extensions.name();
         howdah.wait_until_cold(pool)?;
         let request = self.stage.request();
         let took = request
-            .timed(&self.howdah_socket(contestant.extensions), ANSWER)
+            .timed(&self.socket(contestant.starter, contestant.extensions), ANSWER)
             .map_err(|error| format!("{error}{}", howdah.last_words()))?;
         let seen = howdah.wait_until_cold(pool)?;
+        let by = if contestant.starter == Starter::Template { "template" } else { "cold launch" };
+        if seen["last_start_by"] != by {
+            return Err(format!("it was started by {}{}", seen["last_start_by"], howdah.last_words()).into());
+        }
         for (step, ms) in serve::start_steps(&seen) {
             match contestant.steps.iter_mut().find(|(name, _)| *name == step) {
                 Some((_, samples)) => samples.0.push(ms),
@@ -201,7 +241,7 @@ impl Hall {
 
     /// Ends everything but `howdah serve`.
     fn clear(&self) -> Outcome {
-        let kept: Vec<u32> = self.howdah.iter().map(|serve| serve.pid).collect();
+        let kept: Vec<u32> = self.howdah.iter().chain(&self.template).map(|serve| serve.pid).collect();
         processes::end_all_but(&kept)
     }
 }
@@ -228,15 +268,21 @@ fn print_table(extensions: Extensions, contestants: &[&Contestant]) {
             one.ms.median() / bare.ms.median(),
         );
     }
-    let Some(howdah) = contestants.iter().find(|one| one.starter == Starter::Howdah) else { return };
-    if !howdah.steps.is_empty() {
-        println!("  where howdah's time goes, medians, ms:");
-        for (step, ms) in &howdah.steps {
+    for one in contestants.iter().filter(|one| !one.steps.is_empty()) {
+        println!("  where the time of {} goes, medians, ms:", one.starter.name());
+        for (step, ms) in &one.steps {
             println!("    {step:<20}{:>8.3}", ms.median());
         }
     }
-    for line in goals(howdah, bare, contestants) {
-        println!("{line}");
+    if let Some(howdah) = contestants.iter().find(|one| one.starter == Starter::Howdah) {
+        for line in goals(howdah, bare, contestants) {
+            println!("{line}");
+        }
+    }
+    if let Some(template) = contestants.iter().find(|one| one.starter == Starter::Template) {
+        let most = if extensions == Extensions::Full { 0.15 } else { 0.25 };
+        let share = template.ms.median() / bare.ms.median();
+        println!("{}", goal(share <= most, &format!("by a template in at most {most} of bare: {share:.3}")));
     }
 }
 

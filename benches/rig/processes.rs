@@ -26,12 +26,19 @@ fn others() -> Outcome<Vec<Pid>> {
     Ok(found.into_iter().filter(|pid| *pid != 1).map(Pid::from_raw).collect())
 }
 
-/// Kills and reaps everything inside the fence but `kept`; good only when
+/// The children of `pid`.
+pub(crate) fn children(pid: u32) -> Vec<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace().filter_map(|word| word.parse().ok()).collect()
+}
+
+/// Kills and reaps everything inside the fence but `kept` and their children; good only when
 /// nothing else is left.
 pub(crate) fn end_all_but(kept: &[u32]) -> Outcome {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
         let mut left = others()?;
+        let kept: Vec<u32> = kept.iter().flat_map(|pid| [vec![*pid], children(*pid)].concat()).collect();
         left.retain(|pid| !kept.contains(&(pid.as_raw() as u32)));
         if left.is_empty() {
             return Ok(());
@@ -46,6 +53,12 @@ pub(crate) fn end_all_but(kept: &[u32]) -> Outcome {
         }
         sleep(Duration::from_millis(1));
     }
+}
+
+/// Whether `pid` sleeps in open(2): what a template does that waits.
+pub(crate) fn sleeps_in_open(pid: u32) -> bool {
+    let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    call.split(' ').next() == Some(nix::libc::SYS_openat.to_string().as_str())
 }
 
 /// Ends one child: SIGTERM, then after `grace` SIGKILL; reaped when this returns.

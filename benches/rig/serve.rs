@@ -59,13 +59,26 @@ impl Serve {
         name: &str,
         pools: impl Iterator<Item = (String, String)>,
     ) -> Outcome<Self> {
+        Self::start_with(stage, name, pools, 0)
+    }
+
+    /// The same, with `templates` of each class.
+    pub(crate) fn start_with(
+        stage: &Stage,
+        name: &str,
+        pools: impl Iterator<Item = (String, String)>,
+        templates: usize,
+    ) -> Outcome<Self> {
         let dir = stage.dir.join(name);
         fs::create_dir_all(dir.join("pools"))?;
         for (pool, content) in pools {
             fs::write(dir.join("pools").join(pool).with_extension("toml"), content)?;
         }
         let state = dir.join("state");
-        fs::write(dir.join("howdah.toml"), format!("[serve]\nstate_dir = {state:?}\n"))?;
+        fs::write(
+            dir.join("howdah.toml"),
+            format!("[serve]\nstate_dir = {state:?}\ntemplates = {templates}\n"),
+        )?;
         let notify = dir.join("notify.sock");
         let notified = UnixDatagram::bind(&notify).during("bind the notify socket")?;
         notified.set_read_timeout(Some(Duration::from_millis(50)))?;

@@ -139,24 +139,7 @@ impl Generation {
         };
         let ((process, log), uplink) =
             launched.inspect_err(|_| drop(freezer.cgroup().map(|cgroup| cgroup.remove())))?;
-        Ok(Self {
-            number,
-            process,
-            uplink,
-            freezer,
-            activity: Activity::default(),
-            began,
-            phases,
-            serves: false,
-            limit_files: Vec::new(),
-            counters: Counters::default(),
-            kills: Kills::default(),
-            held: Vec::new(),
-            lodging: None,
-            log,
-            lines: Lines::default(),
-            last: VecDeque::new(),
-        })
+        Ok(Self { uplink, phases, ..Self::new(number, began, (process, log), freezer) })
     }
 
     /// Makes `waiting` the generation of `pool`, with `listeners` as its sockets.
@@ -193,25 +176,31 @@ impl Generation {
             return Err(error);
         }
         let Waiting { template, log, cgroup, lodging, .. } = waiting;
-        let process = template.into_process();
-        let counters = count(&cgroup);
-        Ok(Self {
+        let freezer = Freezer::Cgroup(cgroup);
+        let made = Self::new(number, began, (template.into_process(), log), freezer);
+        Ok(Self { phases, lodging: Some(lodging), ..made })
+    }
+
+    /// One that serves nobody yet.
+    fn new(number: u64, began: Instant, (process, log): (Launched, OwnedFd), freezer: Freezer) -> Self {
+        Self {
             number,
-            activity: Activity::default(),
             process,
             uplink: None,
-            freezer: Freezer::Cgroup(cgroup),
+            counters: freezer.cgroup().map(count).unwrap_or_default(),
+            freezer,
+            activity: Activity::default(),
             began,
-            phases,
+            phases: Phases::default(),
             serves: false,
             limit_files: Vec::new(),
-            counters,
+            kills: Kills::default(),
             held: Vec::new(),
-            lodging: Some(lodging),
+            lodging: None,
             log,
             lines: Lines::default(),
             last: VecDeque::new(),
-        })
+        }
     }
 
     /// A generation that an earlier howdah launched: `pid` is its process 1, `pidfd` that process's.
@@ -231,25 +220,9 @@ impl Generation {
             Some(log) => log,
             None => status.try_clone()?,
         };
-        let counters = freezer.cgroup().map(count).unwrap_or_default();
-        Ok(Self {
-            number,
-            process: Launched { pid, pidfd, status, gate: None, network: None },
-            uplink,
-            freezer,
-            activity: Activity::read(pid),
-            began: Instant::now(),
-            phases: Phases::default(),
-            serves: true,
-            limit_files: Vec::new(),
-            counters,
-            kills: Kills::default(),
-            held: Vec::new(),
-            lodging,
-            log,
-            lines: Lines::default(),
-            last: VecDeque::new(),
-        })
+        let process = Launched { pid, pidfd, status, gate: None, network: None };
+        let made = Self::new(number, Instant::now(), (process, log), freezer);
+        Ok(Self { uplink, activity: Activity::read(pid), serves: true, lodging, ..made })
     }
 
     /// The uid of its processes on the host: `pool`'s, or the one that it had before it was a pool's.

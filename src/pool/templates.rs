@@ -97,6 +97,8 @@ pub struct Lodging {
 impl Drop for Lodging {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.directory);
+        // The last one takes the directory of all with it.
+        let _ = self.directory.parent().map(fs::remove_dir);
         if let Some(ids) = &self.ids {
             ids.borrow_mut().used.remove(&self.id);
         }

@@ -1,0 +1,261 @@
+//! Templates: php-fpm that was started before anybody knew its pool, made a pool's from outside.
+//! Everything that holds of a pool that is launched cold must hold of one that began so.
+#![allow(missing_docs)]
+
+mod rig;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::time::Duration;
+
+use rig::{OTHER, Rig, TENANT, wait_for};
+
+const SOON: Duration = Duration::from_secs(20);
+/// A pool that is cold again at once.
+const SHORT: &str = "[idle]\nstop = \"100ms\"";
+const LONG: &str = "[idle]\nstop = \"1h\"";
+
+/// A rig whose howdah keeps `count` templates of each class.
+fn rig_with(count: u32) -> Rig {
+    let rig = Rig::new();
+    keep(&rig, count);
+    rig
+}
+
+fn keep(rig: &Rig, count: u32) {
+    rig.configure("5s");
+    let text = fs::read_to_string(rig.path("howdah.toml")).unwrap();
+    rig.write("howdah.toml", &text.replace("[serve]\n", &format!("[serve]\ntemplates = {count}\n")));
+}
+
+/// How many wait: php-fpm's that sleep in open(2) of their configuration.
+fn waiting(rig: &Rig) -> Vec<i32> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(rig.cgroup()).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.starts_with("template-") || rig.path(&format!("run/templates/{name}/pool")).exists() {
+            continue;
+        }
+        let text = fs::read_to_string(entry.path().join("cgroup.procs")).unwrap_or_default();
+        for pid in text.lines() {
+            let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+            if call.split(' ').next() == Some(&libc::SYS_openat.to_string()) {
+                found.push(pid.parse().unwrap());
+            }
+        }
+    }
+    found
+}
+
+/// Waits until `count` wait, and howdah has seen it.
+fn stocked(rig: &Rig, count: usize) -> Vec<i32> {
+    let found = wait_for("templates", SOON, || Some(waiting(rig)).filter(|found| found.len() == count));
+    // howdah looks every few milliseconds.
+    std::thread::sleep(Duration::from_millis(200) * rig::patience());
+    found
+}
+
+fn started_by(rig: &Rig, pool: &str) -> String {
+    wait_for("the record of a start", SOON, || {
+        Some(rig.record(pool).last_start_by).filter(|by| !by.is_empty())
+    })
+}
+
+#[test]
+fn a_pool_starts_by_a_template_and_another_is_made() {
+    let mut rig = rig_with(1);
+    rig.site("blog", "index.php", "<?php echo getmypid(), ' ', posix_getuid(), ' ', php_uname('n');", TENANT);
+    rig.pool("blog", SHORT);
+    rig.serve();
+    for _ in 0..3 {
+        let waiting = stocked(&rig, 1);
+        assert_eq!(rig.text("blog", "/index.php"), "2 33 blog");
+        assert_eq!(started_by(&rig, "blog"), "template");
+        assert_eq!(rig.master("blog"), waiting[0], "it was another that waited");
+        rig.wait_state("blog", "cold");
+    }
+    assert_eq!(rig.end(), 0);
+    assert!(!rig.cgroup().exists() && !rig.path("run/templates").exists(), "something is left behind");
+}
+
+#[test]
+fn none_is_made_unless_it_is_asked_for() {
+    let mut rig = Rig::new();
+    rig.site("blog", "index.php", "<?php echo 'hello';", TENANT);
+    rig.pool("blog", SHORT);
+    rig.serve();
+    rig.text("blog", "/index.php");
+    assert_eq!(started_by(&rig, "blog"), "cold launch");
+    assert_eq!(waiting(&rig), Vec::<i32>::new());
+}
+
+#[test]
+fn pools_of_one_class_share_their_templates_and_never_a_uid() {
+    let mut rig = rig_with(2);
+    let names = ["one", "two", "three", "four"];
+    for (name, user) in names.iter().zip([TENANT, OTHER, TENANT, OTHER]) {
+        rig.site(name, "index.php", "<?php echo posix_getuid();", user);
+        rig.pool_of(name, user.0, LONG);
+    }
+    rig.serve();
+    let mut uids = BTreeSet::new();
+    for name in names {
+        stocked(&rig, 2);
+        let inside = rig.text(name, "/index.php");
+        assert_eq!(inside, if name == "one" || name == "three" { "33" } else { "34" });
+        assert_eq!(started_by(&rig, name), "template", "{}", rig.log());
+        let uid = fs::metadata(format!("/proc/{}", rig.master(name))).unwrap().uid();
+        assert!(uid >= 0x7000_0000, "{name} runs as {uid}");
+        assert!(uids.insert(uid), "{name} shares uid {uid}");
+    }
+}
+
+#[test]
+fn its_files_are_the_tenants_on_the_disk_and_inside() {
+    let mut rig = rig_with(1);
+    let secret = rig.site("blog", "secret", "of the tenant", TENANT);
+    chown(&secret, Some(TENANT.1), Some(TENANT.2)).unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    let others = rig.site("blog", "others", "of another account", TENANT);
+    chown(&others, Some(OTHER.1), Some(OTHER.2)).unwrap();
+    fs::set_permissions(&others, fs::Permissions::from_mode(0o600)).unwrap();
+    let uploads = rig.private("uploads", TENANT);
+    rig.inside("blog", TENANT, &format!("{LONG}\n[[mount]]\nsource = {uploads:?}\naccess = \"rw\"\n"));
+    rig.serve();
+    stocked(&rig, 1);
+    let site = rig.path("blog");
+    assert_eq!(
+        rig.php("blog", &format!("echo file_get_contents('{}/secret');", site.display())),
+        "of the tenant"
+    );
+    assert_eq!(started_by(&rig, "blog"), "template", "{}", rig.log());
+    let read =
+        format!("echo @file_get_contents('{}/others') === false ? 'refused' : 'read';", site.display());
+    assert_eq!(rig.php("blog", &read), "refused", "a file of another account with mode 0600");
+    assert_eq!(rig.php("blog", &format!("echo fileowner('{}/secret');", site.display())), "33");
+    let write = format!("echo file_put_contents('{}/new', 'text'), fileowner('{0}/new');", uploads.display());
+    assert_eq!(rig.php("blog", &write), "433");
+    let made = fs::metadata(uploads.join("new")).unwrap();
+    assert_eq!((made.uid(), made.gid()), (TENANT.1, TENANT.2), "who owns on the disk what it wrote");
+    // A session too, which outlives it.
+    rig.php("blog", "session_id('abc'); session_start(); $_SESSION['a'] = 1; session_write_close();");
+    let session = fs::metadata(rig.path("state/pools/blog/sessions/sess_abc")).unwrap();
+    assert_eq!((session.uid(), session.gid()), (TENANT.1, TENANT.2));
+}
+
+/// What can be seen from inside, without what differs between any two sandboxes. What does tell:
+/// one more filter (the gate's, Seccomp_filters), the mark of id-mapped mounts, the order in which
+/// mounts were made, and the host's number in uid_map.
+const LOOK: &str = r#"
+    $strip = fn($text) => preg_replace(['/^\d+ \d+ \d+:\d+ /m', '/ (master|shared|propagate_from):\d+/', '/,idmapped/', '/,?(uid|gid)=\d+/', '/(howdah-test-\w+)\/(run\/(pools\/\w+|templates\/[\w-]+)\/rootfs)/'], ['', '', '', '', 'ROOT'], $text);
+    // In which order they were made is to be seen in theirs.
+    $sort = function ($text) { $lines = explode("\n", $text); sort($lines); return $lines; };
+    $told = [];
+    foreach (['status', 'limits', 'mountinfo', 'cgroup', 'environ', 'cmdline', 'oom_score_adj', 'setgroups'] as $name) $told["1/$name"] = @file_get_contents("/proc/1/$name");
+    $told['status'] = preg_replace('/^(Vm\w+|Rss\w+|Hugetlb\w+|voluntary\w*|nonvoluntary\w*|Cpus_allowed\w*|Mems_allowed\w*|THP_enabled|Pid|Tgid|Ngid|PPid|State|NStgid|NSpid|NSpgid|NSsid|SigQ|FDSize|untag_mask|Seccomp_filters|x86\S*):.*\n/m', '', file_get_contents('/proc/self/status'));
+    unset($told['1/status']);
+    $told['limits'] = file_get_contents('/proc/self/limits');
+    $told['mountinfo'] = $sort($strip(file_get_contents('/proc/self/mountinfo')));
+    $told['1/mountinfo'] = $sort($strip($told['1/mountinfo'] ?: ''));
+    foreach (scandir('/proc/self/fd') as $fd) if ($fd[0] != '.') $told["fd $fd"] = preg_replace('/\d{3,}/', 'N', preg_replace('/ZendSem\.\w+/', 'ZendSem', (string) @readlink("/proc/self/fd/$fd")));
+    $told['ini'] = ini_get_all(null, false); $told['extensions'] = get_loaded_extensions();
+    $told['env'] = getenv(); $told['uname'] = php_uname('n'); $told['ids'] = [posix_getuid(), posix_getgid(), posix_getgroups(), posix_getpwuid(posix_getuid())];
+    $told['nice'] = function_exists('pcntl_getpriority') ? pcntl_getpriority() : explode(' ', file_get_contents('/proc/self/stat'))[18];
+    foreach (['/', '/etc', '/etc/howdah', '/dev', '/run', '/tmp', '/var/lib/php'] as $dir) foreach (@scandir($dir) ?: [] as $name) { $s = @lstat("$dir/$name"); $told["file $dir/$name"] = [$s['mode'], $s['uid'], $s['gid']]; }
+    foreach (['passwd', 'group', 'hosts', 'hostname', 'resolv.conf', 'nsswitch.conf', 'howdah/php-fpm.conf'] as $name) $told["text $name"] = preg_replace('/pool \w+ \(.*\)/', '', (string) @file_get_contents("/etc/$name"));
+    unset($told['file /etc/..'], $told['file /..']);
+    echo json_encode($told, JSON_PRETTY_PRINT | JSON_INVALID_UTF8_SUBSTITUTE);
+"#;
+
+#[test]
+fn from_inside_it_cannot_be_told_from_one_that_was_launched_cold() {
+    let mut rig = rig_with(0);
+    let uploads = rig.private("uploads", TENANT);
+    let more =
+        format!("{SHORT}\n[[mount]]\nsource = {uploads:?}\naccess = \"rw\"\n[limits]\nopen_files = 300\n");
+    rig.inside("blog", TENANT, &more);
+    rig.serve();
+    let cold = rig.php("blog", LOOK);
+    assert_eq!(started_by(&rig, "blog"), "cold launch");
+    assert_eq!(rig.end(), 0);
+    keep(&rig, 1);
+    rig.serve();
+    stocked(&rig, 1);
+    let warm = rig.php("blog", LOOK);
+    assert_eq!(started_by(&rig, "blog"), "template", "{}", rig.log());
+    assert!(cold.contains("\"uname\": \"blog\"") && cold.len() > 10_000, "{cold}");
+    let differ: Vec<_> = cold.lines().zip(warm.lines()).filter(|(cold, warm)| cold != warm).collect();
+    assert!(differ.is_empty() && cold.lines().count() == warm.lines().count(), "{differ:#?}");
+}
+
+#[test]
+fn where_it_does_not_fit_the_pool_is_launched_cold_and_nobody_waits_in_vain() {
+    let mut rig = rig_with(1);
+    let uploads = rig.private("uploads", TENANT);
+    rig.site("blog", "index.php", "<?php echo 'hello';", TENANT);
+    // Not below /tmp, where all that is attached may be written to.
+    let mount = format!("[[mount]]\nsource = {uploads:?}\ntarget = \"/srv/uploads\"\naccess = \"rw\"\n");
+    rig.pool("blog", &format!("{SHORT}\n{mount}"));
+    rig.serve();
+    stocked(&rig, 1);
+    // Another directory of the same name: the template's Landlock knows the one that was there.
+    fs::rename(&uploads, rig.path("old")).unwrap();
+    rig.private("uploads", TENANT);
+    assert_eq!(rig.text("blog", "/index.php"), "hello");
+    assert_eq!(started_by(&rig, "blog"), "cold launch");
+    rig.wait_log("not by a template: ");
+    rig.wait_state("blog", "cold");
+    // The next knows this one.
+    stocked(&rig, 1);
+    rig.text("blog", "/index.php");
+    wait_for("a start by a template", SOON, || {
+        (rig.record("blog").last_start_by == "template").then_some(())
+    });
+}
+
+#[test]
+fn one_that_dies_while_it_waits_or_when_it_is_bound_costs_nobody_a_request() {
+    let mut rig = rig_with(1);
+    rig.site("blog", "index.php", "<?php echo 'hello';", TENANT);
+    rig.pool("blog", SHORT);
+    rig.serve();
+    let pid = nix::unistd::Pid::from_raw(stocked(&rig, 1)[0]);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    assert_eq!(rig.text("blog", "/index.php"), "hello");
+    rig.wait_state("blog", "cold");
+    // It does not take its configuration: all that was bound to it goes with it.
+    let pid = nix::unistd::Pid::from_raw(stocked(&rig, 1)[0]);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    assert_eq!(rig.text("blog", "/index.php"), "hello");
+    rig.wait_log("not by a template: execute (its configuration)");
+    assert_eq!(nix::sys::signal::kill(pid, None), Err(nix::errno::Errno::ESRCH), "it is still there");
+    wait_for("a cold start", SOON, || (rig.record("blog").last_start_by == "cold launch").then_some(()));
+    assert_eq!(rig.end(), 0);
+    assert!(!rig.cgroup().exists() && !rig.path("run/templates").exists(), "something is left behind");
+}
+
+#[test]
+fn the_next_howdah_takes_over_what_was_bound_and_ends_what_waits() {
+    let mut rig = rig_with(1);
+    rig.site("blog", "index.php", "<?php echo getmypid(), ' ', $_SERVER['REQUEST_TIME'] > 0;", TENANT);
+    rig.pool("blog", "[fpm]\npm = \"static\"\nmax_children = 1\n[idle]\nstop = \"1h\"");
+    rig.serve();
+    stocked(&rig, 1);
+    rig.text("blog", "/index.php");
+    assert_eq!(started_by(&rig, "blog"), "template");
+    rig.wait_state("blog", "warm");
+    let master = rig.master("blog");
+    let left = stocked(&rig, 1)[0];
+    rig.crash();
+    rig.text("blog", "/index.php");
+    rig.serve();
+    assert_eq!(rig.master("blog"), master);
+    assert!(rig.log().contains("adopted from an earlier howdah"), "{}", rig.log());
+    wait_for("the end of what waited", SOON, || {
+        let stat = fs::read_to_string(format!("/proc/{left}/stat")).unwrap_or_default();
+        (!stat.contains("php-fpm")).then_some(())
+    });
+    assert_eq!(rig.end(), 0);
+    assert!(!rig.cgroup().exists() && !rig.path("run/templates").exists(), "something is left behind");
+}
