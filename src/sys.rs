@@ -109,6 +109,21 @@ pub fn exit_now(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
+/// keyctl(2), KEYCTL_JOIN_SESSION_KEYRING: a session keyring without a name, new and empty
+/// (session-keyring(7)). A kernel without keyrings has none to leave, which is as good.
+///
+/// # Errors
+/// EDQUOT, ENOMEM; EPERM of a seccomp filter above us.
+pub fn join_session_keyring() -> nix::Result<()> {
+    const JOIN_SESSION_KEYRING: c_long = 1;
+    let no_name = std::ptr::null::<libc::c_char>();
+    // SAFETY: a null name asks for an anonymous keyring; no other pointer.
+    match checked(unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, no_name) }) {
+        Err(Errno::ENOSYS) => Ok(()),
+        joined => joined.map(drop),
+    }
+}
+
 /// pidfd_open(2), Linux 5.3. Close-on-exec.
 pub fn pidfd_open(pid: Pid) -> nix::Result<OwnedFd> {
     // SAFETY: no pointers.

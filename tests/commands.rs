@@ -466,6 +466,43 @@ fn a_bundle_that_cannot_be_written_is_one_line() {
 }
 
 #[test]
+fn a_spec_that_cannot_hold_what_the_profile_says_tells_so() {
+    let (rig, _) = spec_of("");
+    let once = rig.profile("once", "execve = \"once\"\n");
+    let file = rig.pool("blog", &format!("profile = {once:?}\n"));
+    let bundle = rig.path("bundle");
+    for more in [&[][..], &["--bundle", bundle.to_str().unwrap()]] {
+        let (status, out, err) = said(&spec(&rig, &file, more));
+        assert_eq!((status, out.is_empty()), (0, !more.is_empty()));
+        let start = "howdah: pool blog: the spec does not hold execve = \"once\": ";
+        assert!(err.starts_with(start) && err.lines().count() == 1, "{err}");
+    }
+    // howdah itself holds it: tests/execve_once.rs. And who does not ask for it is told nothing.
+    let any = rig.pool("blog", "");
+    assert_eq!(said(&spec(&rig, &any, &[])).2, "");
+}
+
+#[test]
+fn check_tells_that_a_slow_log_will_lack_its_frames() {
+    let rig = Rig::new();
+    rig.site("blog", "index.php", "<?php", TENANT);
+    let told = |pool: &str| {
+        let file = rig.pool("blog", pool);
+        let (status, out, err) = said(&howdah(&["check", file.to_str().unwrap()]));
+        assert_eq!((status, err.as_str()), (0, ""));
+        out
+    };
+    let slow = "[fpm]\nrequest_slowlog_timeout = \"1s\"\n";
+    let notice = "  notice: fpm.request_slowlog_timeout: the log tells that a script was slow and not where, for the \
+                  profile hosting does not let php-fpm trace its workers";
+    assert!(told(slow).contains(notice), "{}", told(slow));
+    // tests/php.rs has what the log tells in both.
+    assert!(!told(&format!("profile = \"compat\"\n{slow}")).contains("slowlog_timeout: "));
+    assert!(!told("[fpm]\nrequest_slowlog_timeout = 0\n").contains("slowlog_timeout: "));
+    assert!(!told("").contains("slowlog_timeout: "));
+}
+
+#[test]
 fn spec_of_a_wrong_file_is_that_file_s_line() {
     let (rig, file) = spec_of("[idle]\nstop = 5\n");
     let (status, out, err) = said(&spec(&rig, &file, &[]));

@@ -18,6 +18,7 @@ const SOON: Duration = Duration::from_secs(20);
 
 #[test]
 #[ignore = "run by the tests below, as another process, and killed"]
+#[allow(clippy::zombie_processes)]
 fn victim() {
     let mut rig = Rig::new();
     rig.inside("blog", TENANT, "");
@@ -35,8 +36,9 @@ fn victim() {
     let _nginx = Nginx::start(&rig.path("nginx"), &conf, address);
     println!("<<{} {} {master}>>", rig.path("").display(), rig.pid());
     if std::env::var("VICTIM").is_ok_and(|how| how == "panic") {
-        // What is not known to the rig goes as well.
-        Command::new("tail").arg("-f").arg(rig.path("log")).stdout(Stdio::null()).spawn().unwrap();
+        // What is not known to the rig, and waited for by nobody, goes as well.
+        let _tail =
+            Command::new("tail").arg("-f").arg(rig.path("log")).stdout(Stdio::null()).spawn().unwrap();
         panic!("as it was told to");
     }
     std::thread::sleep(Duration::from_secs(600));

@@ -129,6 +129,7 @@ fn explained(pool: &Pool, prepared: Option<&Prepared>, howdah: Option<&Path>, mu
     told.network = spec::network(pool, profile).to_string();
     told.notices.extend(network_notices(spec::network(pool, profile), profile.landlock));
     told.notices.extend(tcp_listener::price(pool, profile).map(str::to_owned));
+    told.notices.extend(slowlog_notice(pool, profile));
     if let Network::Outbound(outbound) = spec::network(pool, profile) {
         let programs =
             if is_root() { outbound::programs(outbound).map(drop) } else { Err(OutboundError::NotRoot) };
@@ -159,6 +160,20 @@ fn network_notices(network: &Network, landlock: bool) -> Vec<String> {
         notices.push("network.connect and network.bind hold TCP: UDP is not held".to_owned());
     }
     notices
+}
+
+/// What php-fpm's slow log will lack: its master looks into a slow worker by ptrace(2).
+fn slowlog_notice(pool: &Pool, profile: &Profile) -> Option<String> {
+    let wanted =
+        pool.fpm.directives.get("request_slowlog_timeout").is_some_and(|value| !value.starts_with('0'));
+    let traces = |filter| seccomp::lets_through(&filter, "ptrace").unwrap_or(true);
+    (wanted && !profile.filter().is_none_or(traces)).then(|| {
+        format!(
+            "fpm.request_slowlog_timeout: the log tells that a script was slow and not where, for the profile {} does \
+             not let php-fpm trace its workers (ptrace): profile = \"compat\" does",
+            profile.name
+        )
+    })
 }
 
 /// Landlock's scope of abstract sockets (landlock(7)).

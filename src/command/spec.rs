@@ -9,10 +9,16 @@ use serde_json::Value;
 use super::check::plan_one;
 use super::{CONFIGURATION, Failure, KERNEL, LAUNCH, Scratch, become_rootless, places};
 use crate::cli::Spec as Arguments;
+use crate::config::profile::Execve;
 use crate::config::settings::settings;
 use crate::config::{HostAccounts, load_pool, load_serve};
+use crate::journal::{self, Level, Origin};
 use crate::pool::prepare::PrepareError;
 use crate::spec::FROM;
+
+/// A filter cannot count, and nobody answers what it asks where another runtime than howdah starts the bundle.
+const NOT_HELD: &str = "the spec does not hold execve = \"once\": under another runtime than howdah, the pool may execute \
+     programs after php-fpm: let howdah start it, or give it an image without programs";
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let accounts = HostAccounts::default();
@@ -33,6 +39,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let mut annotations = spec.annotations().clone().unwrap_or_default();
     annotations.extend(said.into_iter().map(|one| (format!("{FROM}{}", one.key), one.from.to_string())));
     spec.set_annotations(Some(annotations));
+    if blueprint.prepared.profile.execve == Execve::Once {
+        let origin = Origin { pool: Some(pool.name.as_str()), generation: None };
+        journal::line(Level::Warning, origin, NOT_HELD);
+    }
     let text = text_of(&spec).map_err(|error| Failure::new(LAUNCH, told(&error)))?;
     let Some(bundle) = &arguments.bundle else {
         println!("{text}");

@@ -48,8 +48,11 @@ fn become_program(
     //    ignores SIGPIPE; both are inherited through execve and would make
     //    php-fpm deaf to SIGQUIT.
     reset_signals()?;
-    // 2. A session of its own: no terminal of the operator's to push bytes into.
+    // 2. A session of its own: no terminal of the operator's to push bytes into. And a session
+    //    keyring: whoever possesses howdah's own could read the keys in it, in any user namespace.
+    //    While we are root, so that it counts against no quota that a tenant can use up.
     nix::unistd::setsid().at(Step::StartSession, "")?;
+    sys::join_session_keyring().at(Step::JoinKeyring, "")?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     // 3. Only now the cgroup namespace: at clone its root would be howdah's own
     //    cgroup, for CLONE_NEWCGROUP looks at the parent's (cgroup_namespaces(7)).

@@ -140,6 +140,18 @@ pub fn allowed(seccomp: &LinuxSeccomp) -> Result<Option<Allowed>, SeccompError> 
     Ok(Some(Allowed { calls, by_arguments: calls - free }))
 }
 
+/// Whether `seccomp` lets `call` through, for some arguments at least.
+///
+/// # Errors
+/// Those of [`compile`] about names.
+pub fn lets_through(seccomp: &LinuxSeccomp, call: &str) -> Result<bool, SeccompError> {
+    let passes = |action| matches!(action, libc::SECCOMP_RET_ALLOW | libc::SECCOMP_RET_LOG);
+    let default = action(seccomp.default_action(), seccomp.default_errno_ret())?;
+    let entries = entries(seccomp.syscalls().as_deref().unwrap_or_default())?;
+    let list = number(call)?.and_then(|number| entries.get(&number));
+    Ok(list.map_or(passes(default), |list| list.iter().any(|entry| passes(entry.action))))
+}
+
 /// A program that has `calls` wait for a listener (SECCOMP_RET_USER_NOTIF) and lets everything else
 /// through: for a filter beside that of the spec, which says what is allowed at all.
 pub fn waiting(calls: &[&str]) -> Result<BpfProgram, SeccompError> {

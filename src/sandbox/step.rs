@@ -35,6 +35,8 @@ steps! {
     ResetSignals = "reset signals",
     /// setsid(2), umask(2).
     StartSession = "start a session",
+    /// keyctl(2), KEYCTL_JOIN_SESSION_KEYRING.
+    JoinKeyring = "join a session keyring of its own",
     /// unshare(CLONE_NEWCGROUP) in the pool's own cgroup.
     UnshareCgroup = "create a cgroup namespace",
     /// The copied mounts stop hearing of the host's.

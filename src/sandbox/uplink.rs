@@ -171,6 +171,7 @@ fn become_carrier(
     // 1. Signals first: pasta takes a SIGPIPE that is ignored already for an error.
     child::reset_signals()?;
     nix::unistd::setsid().at(Step::StartSession, "")?;
+    sys::join_session_keyring().at(Step::JoinKeyring, "")?;
     // 2. The rules before the way: there must be no moment with the one and without the other.
     filter(net, programs, rules, messages)?;
     // 3. Groups while we are root; then the account, with capabilities over its own
