@@ -169,6 +169,52 @@ const LOOK: &str = r#"
 "#;
 
 #[test]
+fn check_tells_the_class_and_why_there_is_none() {
+    let rig = rig_with(0);
+    for (name, user, more) in [
+        ("one", TENANT, "[limits]\nopen_files = 300\n"),
+        ("two", OTHER, ""),
+        ("other", TENANT, "[php]\nextensions = []\n"),
+        ("out", TENANT, "[network]\nmode = \"outbound\"\n"),
+    ] {
+        rig.site(name, "index.php", "<?php", user);
+        rig.pool_of(name, user.0, more);
+    }
+    let pools = rig.path("pools");
+    let told = rig.howdah(&["check", "--json", pools.to_str().unwrap()]);
+    let told: serde_json::Value = serde_json::from_slice(&told.stdout).unwrap();
+    let of = |name: &str| {
+        told["pools"].as_array().unwrap().iter().find(|one| one["pool"] == name).unwrap().clone()
+    };
+    assert_eq!(of("one")["class"], of("two")["class"], "account, site and limits are bound later");
+    assert_ne!(of("one")["class"], of("other")["class"], "other extensions");
+    assert_eq!((of("out")["class"].as_str(), of("out")["always_cold"].is_string()), (Some(""), true));
+    let text = String::from_utf8(rig.howdah(&["check", pools.to_str().unwrap()]).stdout).unwrap();
+    assert!(text.contains("always starts cold: its network has a way out"), "{text}");
+}
+
+#[test]
+fn nothing_of_the_gate_is_left_for_the_tenant() {
+    let mut rig = rig_with(1);
+    rig.inside("blog", TENANT, LONG);
+    rig.serve();
+    stocked(&rig, 1);
+    let call = "$c = FFI::cdef('long syscall(long n, ...); int *__errno_location(void);'); ";
+    // As a cold launch would have it, but for the one call that php-fpm has made: nobody answers it.
+    let told = rig.php("blog", &format!("{call} echo $c->syscall(213, 1), ' ', $c->__errno_location()[0];"));
+    assert_eq!(told, "-1 38", "epoll_create");
+    assert_eq!(started_by(&rig, "blog"), "template", "{}", rig.log());
+    let told = rig
+        .php("blog", &format!("{call} echo $c->syscall(291, 0) >= 0 ? 'made' : $c->__errno_location()[0];"));
+    assert_eq!(told, "made", "epoll_create1");
+    // howdah holds no listener of it any more, and the sandbox no descriptor but its own.
+    let links = fs::read_dir(format!("/proc/{}/fd", rig.pid())).unwrap().flatten();
+    let links: Vec<_> = links.filter_map(|fd| fs::read_link(fd.path()).ok()).collect();
+    let count = links.iter().filter(|link| link.to_string_lossy().contains("seccomp notify")).count();
+    assert_eq!(count, stocked(&rig, 1).len(), "{links:?}");
+}
+
+#[test]
 fn from_inside_it_cannot_be_told_from_one_that_was_launched_cold() {
     let mut rig = rig_with(0);
     let uploads = rig.private("uploads", TENANT);

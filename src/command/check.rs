@@ -18,6 +18,7 @@ use crate::journal::{self, Level, Origin};
 use crate::pool::outbound::{self, OutboundError};
 use crate::pool::prepare::{Blueprint, Places, PrepareError, Prepared, Workshop};
 use crate::pool::tcp_listener;
+use crate::pool::templates;
 use crate::sandbox::landlock;
 use crate::sandbox::seccomp::{self, Allowed};
 use crate::spec;
@@ -42,6 +43,10 @@ struct Told {
     landlock_abi: u32,
     /// The ABI below which the pool does not start; 0: the profile switches Landlock off.
     landlock_abi_demanded: u32,
+    /// Pools of one class can begin as one template (docs/templates.md); empty: this one never does.
+    class: String,
+    /// Why not.
+    always_cold: Option<&'static str>,
     /// Every key with its value, and the line that says so.
     settings: Vec<Setting>,
     /// What the seccomp filter lets through; `null`: no filter, or one that lists what it refuses.
@@ -122,11 +127,16 @@ fn verdict(report: &Report, json: bool) -> Result<(), Failure> {
 
 /// Adds what is in force, with the places that say so.
 fn explained(pool: &Pool, prepared: Option<&Prepared>, howdah: Option<&Path>, mut told: Told) -> Told {
-    let Some(Prepared { profile, .. }) = prepared else { return told };
+    let Some(prepared) = prepared else { return told };
+    let profile = &prepared.profile;
     told.profile = profile.name.to_string();
     told.weakened = tcp_listener::weakened(pool, profile);
     told.stricter = profile.stricter();
     told.network = spec::network(pool, profile).to_string();
+    told.always_cold = templates::always_cold(pool, profile);
+    if told.always_cold.is_none() {
+        told.class = templates::class_name(prepared, pool.listen.len());
+    }
     told.notices.extend(network_notices(spec::network(pool, profile), profile.landlock));
     told.notices.extend(tcp_listener::price(pool, profile).map(str::to_owned));
     told.notices.extend(slowlog_notice(pool, profile));

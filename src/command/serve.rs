@@ -76,7 +76,7 @@ fn serve(
     let settings = Settings {
         parallel_starts: config.parallel_starts.map_or_else(default_parallel_starts, |n| n as usize),
         templates: config.templates.unwrap_or(0) as usize,
-        template_ids: TEMPLATE_IDS,
+        template_ids: config.template_ids,
         exit_when_idle: arguments.exit_when_idle,
         places: places.clone(),
     };
@@ -298,10 +298,6 @@ fn orphan(
     admission.adopted.iter_mut().for_each(|adopted| adopted.fate = Fate::End);
     Ok(admission)
 }
-
-/// Ids that no account has by the field's conventions: above those of containers, below the
-/// sign bit (systemd, "Users, Groups, UIDs and GIDs on systemd Systems").
-const TEMPLATE_IDS: std::ops::RangeInclusive<u32> = 0x7000_0000..=0x7000_FFFF;
 
 fn default_parallel_starts() -> usize {
     2 * std::thread::available_parallelism().map_or(1, usize::from)

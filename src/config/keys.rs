@@ -61,7 +61,16 @@ pub(super) const HOWDAH: &[(&str, &[&str])] = &[
     ("", &["serve", "defaults"]),
     (
         "serve",
-        &["runtime_dir", "state_dir", "profile_dir", "drain", "parallel_starts", "templates", "cgroup"],
+        &[
+            "runtime_dir",
+            "state_dir",
+            "profile_dir",
+            "drain",
+            "parallel_starts",
+            "templates",
+            "template_ids",
+            "cgroup",
+        ],
     ),
 ];
 

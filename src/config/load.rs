@@ -15,7 +15,7 @@ use super::explain::Source;
 use super::keys::Kind;
 use super::pool::{Pool, ServeConfig};
 use super::raw::{RawHowdah, RawPool};
-use super::types::{Listen, PoolName};
+use super::types::{IdRange, Listen, PoolName};
 
 /// Where `[serve]` and `[defaults]` stand unless another file is named.
 pub const HOWDAH_TOML: &str = "/etc/howdah/howdah.toml";
@@ -104,6 +104,7 @@ pub fn parse_serve(
         drain: serve.0.drain.map_or(Duration::from_secs(30), |wait| wait.0),
         parallel_starts: serve.0.parallel_starts.map(|n| n.0 as u32),
         templates: serve.0.templates.map(|n| n.0 as u32),
+        template_ids: serve.0.template_ids.unwrap_or(IdRange::OF_TEMPLATES),
         cgroup: serve.0.cgroup,
     };
     Ok((config, Defaults(Draft::read(defaults.0, source, accounts)?)))

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 pub use super::network::Network;
 use super::network::Service;
-use super::types::{AbsPath, Account, Bytes, Listen, Mode, Patience, PoolName};
+use super::types::{AbsPath, Account, Bytes, IdRange, Listen, Mode, Patience, PoolName};
 
 /// One pool file, read.
 #[derive(Debug, Clone, PartialEq)]
@@ -310,6 +310,8 @@ pub struct ServeConfig {
     pub parallel_starts: Option<u32>,
     /// `[serve] templates`: sandboxes of each class that are started before anybody asks for them; default: none.
     pub templates: Option<u32>,
+    /// `[serve] template_ids`: their uids and gids on the host, which no account may have.
+    pub template_ids: IdRange,
     /// `[serve] cgroup`: the directory below which generations get theirs, relative to the cgroup v2 mount.
     pub cgroup: Option<AbsPath>,
 }

@@ -11,7 +11,7 @@ use super::amounts::{AtLeast, Cores, Idleness, Seconds, Wait, Whole};
 use super::network::{Destination, Service};
 use super::pool::{Access, Engine, ImageRef, OnFailure, ProfileRef};
 use super::shapes::{Addresses, Pairs, Plain, Table};
-use super::types::{AbsPath, Mode};
+use super::types::{AbsPath, IdRange, Mode};
 
 /// A pool file, or `[defaults]`.
 #[derive(Deserialize, Default)]
@@ -203,5 +203,6 @@ pub(super) struct RawServe {
     pub(super) drain: Option<Wait>,
     pub(super) parallel_starts: Option<Whole<1, 1_024>>,
     pub(super) templates: Option<Whole<0, 256>>,
+    pub(super) template_ids: Option<IdRange>,
     pub(super) cgroup: Option<AbsPath>,
 }

@@ -308,6 +308,56 @@ impl fmt::Display for Mode {
     }
 }
 
+/// A range of uids, which are gids as well, all above those of ordinary accounts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdRange {
+    /// The first.
+    pub first: u32,
+    /// The last.
+    pub last: u32,
+}
+
+impl IdRange {
+    /// Where templates get theirs if nobody says otherwise: above the ids of containers, below the
+    /// sign bit, where nobody else has any (systemd, "Users, Groups, UIDs and GIDs on systemd Systems").
+    pub const OF_TEMPLATES: Self = Self { first: 0x7000_0000, last: 0x7000_FFFF };
+
+    /// How many it has.
+    pub const fn count(self) -> u32 {
+        self.last - self.first + 1
+    }
+
+    /// Whether `id` is one of them.
+    pub const fn contains(self, id: u32) -> bool {
+        self.first <= id && id <= self.last
+    }
+}
+
+impl FromStr for IdRange {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        // Accounts, and what overflows, are below; the last number is none of anybody's.
+        let number = |text: &str| text.parse().ok().filter(|id| (65_536..u32::MAX).contains(id));
+        text.split_once('-')
+            .and_then(|(first, last)| Some(Self { first: number(first)?, last: number(last)? }))
+            .filter(|range| range.first < range.last)
+            .ok_or_else(|| {
+                Invalid(format!(
+                    "{text:?} is no range of ids: write the first and the last, each at least 65536, \
+                     such as \"{}\"",
+                    Self::OF_TEMPLATES
+                ))
+            })
+    }
+}
+
+impl fmt::Display for IdRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
 /// An account of the host, looked up when the file is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {

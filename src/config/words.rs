@@ -14,7 +14,7 @@ use super::amounts::{Idleness, Seconds, Wait};
 use super::network::{Destination, Network, Outbound, Ports, Service};
 use super::pool::{Access, Engine, ImageRef, OnFailure, ProfileRef};
 use super::raw::NetworkMode;
-use super::types::{AbsPath, Invalid, Listen, Mode};
+use super::types::{AbsPath, IdRange, Invalid, Listen, Mode};
 
 impl FromStr for Access {
     type Err = Invalid;
@@ -148,6 +148,7 @@ from_string! {
     AbsPath: "an absolute path";
     Listen: "an address or a list of addresses";
     Mode: "octal digits in quotes, such as \"0660\"";
+    IdRange: "two numbers in quotes, such as \"1879048192-1879113727\"";
     Wait: "a time span, such as \"30s\"";
     Seconds: "a time span, such as \"30s\"";
     Idleness: "a time span, such as \"30s\", or \"never\"";

@@ -57,6 +57,10 @@ fn print_pool(pool: &Told, explain: bool) {
             );
         }
         println!("  network           {}", pool.network);
+        match pool.always_cold {
+            None => println!("  class             {} (for [serve] templates)", pool.class),
+            Some(why) => println!("  class             none, it always starts cold: {why}"),
+        }
         match pool.landlock_abi {
             0 => println!("  Landlock          off"),
             abi => println!("  Landlock          ABI {abi} (demanded: {})", pool.landlock_abi_demanded),

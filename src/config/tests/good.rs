@@ -213,7 +213,7 @@ env.A = "own"
 
 #[test]
 fn howdah_toml() {
-    let text = "[serve]\nruntime_dir = \"/r\"\nstate_dir = \"/s\"\nprofile_dir = \"/d\"\ndrain = \"5s\"\nparallel_starts = 3\ncgroup = \"/c\"\n";
+    let text = "[serve]\nruntime_dir = \"/r\"\nstate_dir = \"/s\"\nprofile_dir = \"/d\"\ndrain = \"5s\"\nparallel_starts = 3\ntemplates = 2\ntemplate_ids = \"70000-70009\"\ncgroup = \"/c\"\n";
     let (serve, _) = load::parse_serve(text, Path::new("/h.toml"), &accounts()).unwrap();
     let path = |text: &str| Some(text.parse().unwrap());
     let expected = ServeConfig {
@@ -222,7 +222,8 @@ fn howdah_toml() {
         profile_dir: path("/d"),
         drain: Duration::from_secs(5),
         parallel_starts: Some(3),
-        templates: None,
+        templates: Some(2),
+        template_ids: "70000-70009".parse().unwrap(),
         cgroup: path("/c"),
     };
     assert_eq!(serve, expected);

@@ -530,6 +530,15 @@ fn howdah_toml() {
         "[serve]\nparallel_starts = 0\n",
         "/h.toml:2: serve.parallel_starts must be between 1 and 1024, found 0",
     );
+    for wrong in ["5", "1000-2000", "70009-70000", "70000-4294967295", "70000 - 70009"] {
+        refused_howdah(
+            &format!("[serve]\ntemplate_ids = {wrong:?}\n"),
+            &format!(
+                "/h.toml:2: serve.template_ids: {wrong:?} is no range of ids: write the first and the last, \
+                 each at least 65536, such as \"1879048192-1879113727\""
+            ),
+        );
+    }
     refused_howdah(
         "[defaults.limits]\nmemroy = 1\n",
         "/h.toml:2: unknown key \"defaults.limits.memroy\": did you mean \"defaults.limits.memory\"?",

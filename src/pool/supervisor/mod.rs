@@ -40,9 +40,10 @@ use super::machine::{Event, State};
 use super::prepare::{Places, Workshop};
 use super::refuse::Refused;
 use super::slot::Slot;
-use super::templates::{self, Templates};
+use super::templates::{self, NoTemplates, Templates};
 use crate::config::pool::{ImageRef, Pool};
 use crate::config::profile::Profile;
+use crate::config::types::IdRange;
 use crate::journal::{self, Level, Origin};
 use crate::sandbox::SpareNetwork;
 use crate::sandbox::cgroup::Base;
@@ -57,7 +58,7 @@ pub struct Settings {
     /// How many templates are kept of each class.
     pub templates: usize,
     /// The ids on the host that they have.
-    pub template_ids: std::ops::RangeInclusive<u32>,
+    pub template_ids: IdRange,
     /// Whether it ends when no pool runs any more.
     pub exit_when_idle: bool,
 }
@@ -348,19 +349,12 @@ fn open_templates(settings: &Settings, has_cgroups: bool) -> Option<Templates> {
     if wanted == 0 {
         return None;
     }
-    let opened = Templates::open(wanted, settings.template_ids.clone(), &settings.places);
-    match opened {
-        Ok(templates) if has_cgroups => Some(templates),
-        Ok(_) => {
-            journal::line(Level::Warning, Origin::default(), "no templates: they need a cgroup v2");
-            None
-        }
-        Err(errno) => {
-            let text = format!("no templates: they need root: {} ({errno:?})", errno.desc());
-            journal::line(Level::Warning, Origin::default(), &text);
-            None
-        }
-    }
+    let opened = match has_cgroups {
+        true => Templates::open(wanted, settings.template_ids, &settings.places),
+        false => Err(NoTemplates::Cgroup),
+    };
+    let told = |why: &NoTemplates| journal::line(Level::Warning, Origin::default(), &why.to_string());
+    opened.inspect_err(told).ok()
 }
 
 impl Drop for Supervisor {

@@ -1,0 +1,121 @@
+//! What the templates of a class are made of, and which pools are of it.
+
+use std::fs::{self, DirBuilder, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, chown};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
+use crate::config::pool::{Access, Network, Pool};
+use crate::config::profile::{MountKind, Namespace, Profile};
+use crate::image;
+use crate::pool::prepare::{CONF, Prepared};
+use crate::sandbox::landlock::Use;
+use crate::sandbox::step::{Step, StepError};
+use crate::spec::{self, class};
+
+/// What the templates of one class are made of.
+pub(super) struct Model {
+    pub(super) class: String,
+    pub(super) prepared: Rc<Prepared>,
+    pub(super) listeners: usize,
+}
+
+/// A short name of the class of `prepared` with `listeners` sockets: pools that show the same share their templates.
+pub fn class_name(prepared: &Prepared, listeners: usize) -> String {
+    let mut hasher = DefaultHasher::new();
+    class_of(prepared, listeners).hash(&mut hasher);
+    format!("{:08x}", hasher.finish() as u32)
+}
+
+pub(super) fn class_of(prepared: &Prepared, listeners: usize) -> String {
+    let files: Vec<_> = prepared.files.iter().filter(|(name, _)| name != CONF).collect();
+    format!("{} {:?} {:?}", class::class(&prepared.spec, listeners), prepared.layout.links, files)
+}
+
+/// Why `pool` is always launched cold; `None`: it need not be.
+pub fn always_cold(pool: &Pool, profile: &Profile) -> Option<&'static str> {
+    if matches!(spec::network(pool, profile), Network::Outbound(_)) {
+        return Some("its network has a way out, which is made with it");
+    }
+    let needed = [Namespace::User, Namespace::Mount, Namespace::Pid, Namespace::Uts];
+    if needed.iter().any(|kind| !profile.namespaces.contains(kind)) {
+        return Some("its profile leaves out a namespace that a template needs");
+    }
+    None
+}
+
+/// What Landlock has to allow of the mounts of `pool`, beside reading them.
+pub fn sources(pool: &Pool, profile: &Profile) -> Vec<(PathBuf, Use)> {
+    let mut all = Vec::new();
+    for mount in &pool.mounts {
+        let kind = match mount.access {
+            Access::ReadOnly => MountKind::Code,
+            Access::ReadWrite => MountKind::Writable,
+        };
+        let path = mount.source.as_path().to_owned();
+        if profile.landlock_execute.contains(&kind) {
+            all.push((path.clone(), Use::Execute));
+        }
+        if mount.access == Access::ReadWrite {
+            all.push((path, Use::Write));
+        }
+    }
+    all
+}
+
+/// The root directory of a template: the class's part of `/etc`, the points where mounts go, and
+/// in place of the configuration a FIFO at which php-fpm waits.
+pub(super) fn make_root(
+    rootfs: &Path,
+    prepared: &Prepared,
+    spec: &oci_spec::runtime::Spec,
+    id: u32,
+) -> Result<(), StepError> {
+    let make = || -> io::Result<()> {
+        // Others must get through to what their sandboxes have as root.
+        DirBuilder::new().recursive(true).mode(0o755).create(rootfs)?;
+        let etc = rootfs.join("etc/howdah");
+        fs::create_dir_all(&etc)?;
+        for (name, text) in prepared.files.iter().filter(|(name, _)| name != CONF) {
+            image::write_secret(&rootfs.join("etc").join(name), text, id).map_err(|(_, error)| error)?;
+        }
+        let fifo = rootfs.join("etc").join(CONF);
+        mkfifo(&fifo, Mode::from_bits_truncate(0o640))?;
+        chown(&fifo, None, Some(id))?;
+        prepared.layout.make_links(rootfs).map_err(|(_, error)| error)?;
+        fs::create_dir_all(rootfs.join(class::STATE.trim_start_matches('/')))
+    };
+    make().map_err(|error| step(Step::AttachRoot, &rootfs.display().to_string(), &error))?;
+    let mounts = spec.mounts().as_deref().unwrap_or_default();
+    crate::sandbox::mounts::make_mount_points(rootfs, mounts)
+        .map_err(|(path, error)| step(Step::AttachMount, &path.display().to_string(), &error))
+}
+
+pub(super) fn step(step: Step, object: &str, error: &io::Error) -> StepError {
+    StepError::new(step, object, Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
+}
+
+/// The reading end of its log; its descriptors: standard input, the log twice, and in the place of
+/// each listening socket something harmless.
+pub(super) fn descriptors(id: u32, listeners: usize) -> io::Result<(OwnedFd, Vec<OwnedFd>)> {
+    let (log, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    nix::fcntl::fcntl(
+        std::os::fd::AsRawFd::as_raw_fd(&log),
+        nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK),
+    )?;
+    std::os::unix::fs::fchown(&writer, Some(id), Some(id))?;
+    let null: OwnedFd = File::open("/dev/null")?.into();
+    let mut all = vec![null.try_clone()?, writer.try_clone()?, writer];
+    for _ in 0..listeners {
+        all.push(null.try_clone()?);
+    }
+    Ok((log, all))
+}

@@ -1,0 +1,139 @@
+//! One template: php-fpm that loads what it loads and then waits, and how it becomes a pool's.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use nix::unistd::Pid;
+
+use super::lodging::Lodging;
+use super::model::step;
+use crate::config::pool::Pool;
+use crate::pool::generation::Phases;
+use crate::pool::prepare::{self, CONF, Prepared};
+use crate::sandbox::Outcome;
+use crate::sandbox::cgroup::Cgroup;
+use crate::sandbox::step::{Step, StepError};
+use crate::sandbox::template::Template;
+use crate::sandbox::visit::Home;
+use crate::spec;
+use crate::{image, sys};
+
+/// One that has been made, or is being.
+pub struct Waiting {
+    /// The sandbox.
+    pub template: Template,
+    /// The pipe of its descriptors 1 and 2.
+    pub log: OwnedFd,
+    /// Its cgroup.
+    pub cgroup: Cgroup,
+    /// Its root directory and ids.
+    pub lodging: Lodging,
+    pub(super) class: String,
+    pub(super) prepared: Rc<Prepared>,
+    pub(super) made: Instant,
+    pub(super) is_ready: bool,
+}
+
+impl Waiting {
+    /// Writes its configuration: php-fpm goes on.
+    ///
+    /// # Errors
+    /// ENXIO where nobody waits for it.
+    pub fn release(&self, configuration: &str) -> Result<(), StepError> {
+        let path = self.template.rootfs().join("etc").join(CONF);
+        let written = OpenOptions::new()
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&path)
+            .and_then(|mut fifo| fifo.write_all(configuration.as_bytes()));
+        written.map_err(|error| step(Step::Execute, "(its configuration)", &error))
+    }
+
+    /// Tells the next howdah whose it is, before it can have accepted anything.
+    ///
+    /// # Errors
+    /// That of writing.
+    pub fn mark(&self, pool: &str, generation: u64) -> io::Result<()> {
+        let Lodging { id, directory, .. } = &self.lodging;
+        fs::write(directory.join("pool"), format!("{pool} {generation} {id}\n"))
+    }
+
+    /// Whether its php-fpm has loaded what it loads and waits for its configuration: it sleeps in
+    /// open(2), and nothing but a FIFO lets a program sleep there (fifo(7)).
+    pub(super) fn asks(&self) -> bool {
+        if !self.template.awaits_gift() {
+            return false;
+        }
+        let pid = self.template.process.pid;
+        let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+        let number: i64 = call.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(-1);
+        number == libc::SYS_openat || number == libc::SYS_open
+    }
+
+    pub(super) fn has_ended(&mut self) -> bool {
+        let failed = self.template.process.serve().is_err();
+        failed
+            || matches!(self.template.process.outcome(), Outcome::Failed(_))
+            || !is_alive(self.template.process.pid)
+    }
+
+    /// Makes it `pool`'s, with `listeners` as its sockets, and lets it go on.
+    ///
+    /// # Errors
+    /// The failing step: it must be [ended](Waiting::end) then.
+    pub fn bind(
+        &mut self,
+        (pool, generation): (&Pool, u64),
+        prepared: &Prepared,
+        listeners: Vec<OwnedFd>,
+        home: &Home,
+        phases: &mut Phases,
+    ) -> Result<(), StepError> {
+        let begin = Instant::now();
+        let rootfs = self.template.rootfs();
+        let network = spec::network(pool, &prepared.profile);
+        image::write_etc(rootfs, &prepare::owner(pool, network), &[], self.lodging.id)
+            .map_err(|(path, error)| step(Step::AttachRoot, &path.display().to_string(), &error))?;
+        self.mark(pool.name.as_str(), generation)
+            .map_err(|error| step(Step::AttachRoot, "(its mark)", &error))?;
+        phases.plan = begin.elapsed();
+        let begin = Instant::now();
+        self.template.bind(&prepared.spec, home, prepare::FIRST_LISTENER as u32, listeners)?;
+        let _ = sys::set_nice(self.template.process.pid, 0);
+        phases.walls = begin.elapsed();
+        let begin = Instant::now();
+        let configuration = prepared.files.iter().find(|(name, _)| name == CONF);
+        let text = configuration.map_or("", |(_, text)| text.as_str());
+        self.release(text)?;
+        // Where it read that, it finds a file, as in every other sandbox.
+        let path = self.template.rootfs().join("etc").join(CONF);
+        image::write_secret(&path, text, self.lodging.id)
+            .map_err(|(path, error)| step(Step::AttachRoot, &path.display().to_string(), &error))?;
+        phases.clone = begin.elapsed();
+        Ok(())
+    }
+
+    /// Ends it.
+    pub fn end(self) {
+        self.template.process.kill();
+        let _ = nix::sys::wait::waitpid(self.template.process.pid, None);
+        self.cgroup.kill();
+        for _ in 0..50 {
+            match self.cgroup.remove() {
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+                _ => break,
+            }
+        }
+    }
+}
+
+fn is_alive(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
