@@ -77,16 +77,19 @@ pub fn open(most: Level) {
 /// It is one line whatever `text` holds: names of files and words of programs
 /// are in it that somebody else has chosen.
 pub fn line(level: Level, origin: Origin<'_>, text: &str) {
-    let fallback = Outlet { most: Level::Info, journal: None };
-    let outlet = OUTLET.get().unwrap_or(&fallback);
-    if level > outlet.most {
+    if !shows(level) {
         return;
     }
     let text = one_line(text);
-    match &outlet.journal {
+    match OUTLET.get().and_then(|outlet| outlet.journal.as_ref()) {
         Some(journal) => send(journal, level, origin, &text),
         None => write_stderr(origin, &text),
     }
+}
+
+/// Whether a line of this level is written.
+pub fn shows(level: Level) -> bool {
+    level <= OUTLET.get().map_or(Level::Info, |outlet| outlet.most)
 }
 
 /// `text` with what turns a line or moves a cursor written out.

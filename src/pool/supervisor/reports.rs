@@ -127,6 +127,10 @@ pub fn listening(pools: usize) -> String {
 /// Tells what a generation has said, as far as the pool's budget goes; each line is at most as important as `most`.
 pub(super) fn tell_lines(slot: &mut Slot, most: Level) {
     let Some(generation) = &mut slot.generation else { return };
+    if !journal::shows(most) {
+        // None of them would be seen: they cost nothing, and are not missed.
+        return generation.held.clear();
+    }
     let (pool, now) = (slot.pool.name.as_str(), Instant::now());
     let origin = Origin { pool: Some(pool), generation: Some(generation.number) };
     for line in std::mem::take(&mut generation.held) {
