@@ -186,6 +186,12 @@ pub fn set_nice(pid: Pid, nice: i32) -> nix::Result<()> {
         .map(drop)
 }
 
+/// getpriority(2): the nice value of this process.
+pub fn own_nice() -> i32 {
+    // SAFETY: no pointers. It cannot fail for the caller itself, so that -1 is a value.
+    unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
+}
+
 /// The secure bits of this process (capabilities(7)).
 pub fn secure_bits() -> nix::Result<c_int> {
     // SAFETY: no pointers.

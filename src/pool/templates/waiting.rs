@@ -103,7 +103,7 @@ impl Waiting {
         phases.plan = begin.elapsed();
         let begin = Instant::now();
         self.template.bind(&prepared.spec, home, prepare::FIRST_LISTENER as u32, listeners)?;
-        let _ = sys::set_nice(self.template.process.pid, 0);
+        let _ = sys::set_nice(self.template.process.pid, sys::own_nice());
         phases.walls = begin.elapsed();
         let begin = Instant::now();
         let configuration = prepared.files.iter().find(|(name, _)| name == CONF);
