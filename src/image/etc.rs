@@ -1,7 +1,7 @@
 //! The made `/etc`: its own passwd and group with the one user there is, the
 //! resolver of its network, and what else programs look for.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, fchown};
@@ -97,18 +97,26 @@ fn forwarded(host: &str) -> String {
     text
 }
 
-/// Replaces `path` in one step, so that a running sandbox sees the old or the new text.
+/// Writes `path`; one that is there is replaced in one step, so that a running sandbox sees the
+/// old or the new text.
 fn write(path: &Path, text: &str, mode: u32, gid: Option<u32>) -> Result<(), (PathBuf, io::Error)> {
+    let mut create = OpenOptions::new();
+    create.write(true).mode(mode);
+    let fill = |mut file: File| {
+        if let Some(gid) = gid {
+            fchown(&file, None, Some(gid))?;
+        }
+        file.write_all(text.as_bytes())
+    };
     let fresh = path.with_extension("new");
-    let done = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&fresh).and_then(
-        |mut file| {
-            if let Some(gid) = gid {
-                fchown(&file, None, Some(gid))?;
-            }
-            file.write_all(text.as_bytes())
-        },
-    );
-    done.and_then(|()| fs::rename(&fresh, path)).map_err(|error| (path.to_owned(), error))
+    let done = match create.clone().create_new(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let file = create.create(true).truncate(true).open(&fresh);
+            file.and_then(fill).and_then(|()| fs::rename(&fresh, path))
+        }
+        other => other.and_then(fill),
+    };
+    done.map_err(|error| (path.to_owned(), error))
 }
 
 #[cfg(test)]

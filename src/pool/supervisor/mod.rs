@@ -194,9 +194,11 @@ impl Supervisor {
         let Some(templates) = &mut self.templates else { return };
         let mut seen = std::collections::HashSet::new();
         for slot in self.slots.iter_mut().flatten() {
-            let profile = format!("{:?}", slot.pool.profile);
-            let key = (slot.pool.fpm.binary.clone(), profile, slot.listeners.len());
-            if slot.pool.image != ImageRef::Host || !seen.insert(key) {
+            // Most of what makes a class, without the work of preparing ten thousand pools.
+            let Pool { fpm, profile, php, limits, image, .. } = &slot.pool;
+            let sizes = (limits.tmp, limits.run, limits.shm);
+            let key = format!("{:?}", (&fpm.binary, profile, &php.extensions, sizes, slot.listeners.len()));
+            if *image != ImageRef::Host || !seen.insert(key) {
                 continue;
             }
             // What is wrong with it will be told when it starts.
