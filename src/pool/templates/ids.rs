@@ -10,8 +10,12 @@ use crate::config::types::IdRange;
 
 /// Refuses ids that an account has, or somebody's containers (passwd(5), group(5), subuid(5)).
 pub(super) fn refuse_taken(range: IdRange) -> Result<(), NoTemplates> {
+    refuse_taken_by(range, |file| fs::read_to_string(file).unwrap_or_default())
+}
+
+fn refuse_taken_by(range: IdRange, read: impl Fn(&str) -> String) -> Result<(), NoTemplates> {
     for (file, what) in [("/etc/passwd", "uid"), ("/etc/group", "gid")] {
-        let text = fs::read_to_string(file).unwrap_or_default();
+        let text = read(file);
         for line in text.lines() {
             let mut fields = line.split(':');
             let (Some(name), Some(Ok(id))) = (fields.next(), fields.nth(1).map(str::parse)) else { continue };
@@ -21,7 +25,7 @@ pub(super) fn refuse_taken(range: IdRange) -> Result<(), NoTemplates> {
         }
     }
     for file in ["/etc/subuid", "/etc/subgid"] {
-        let text = fs::read_to_string(file).unwrap_or_default();
+        let text = read(file);
         for line in text.lines() {
             let fields: Vec<&str> = line.split(':').collect();
             let [name, first, count] = fields[..] else { continue };
@@ -65,5 +69,47 @@ impl Ids {
             }
         }
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_of_somebody_are_refused_by_name() {
+        let range = IdRange { first: 100_000, last: 100_009 };
+        let told = |file: &'static str, text: &'static str| {
+            let read = move |asked: &str| if asked == file { text.to_owned() } else { String::new() };
+            refuse_taken_by(range, read).err().map(|error| error.to_string())
+        };
+        let line = |whose: &str, file: &str| {
+            let text = "lies in [serve] template_ids (100000-100009): choose another range";
+            Some(format!("no templates: {whose} in {file} {text}"))
+        };
+        let blog = "root:x:0:0::/:\nblog:x:100009:5::/:\n";
+        assert_eq!(told("/etc/passwd", blog), line("uid 100009 of blog", "/etc/passwd"));
+        assert_eq!(told("/etc/group", "web:x:100000:\n"), line("gid 100000 of web", "/etc/group"));
+        let subuid = "a:90000:10001\n";
+        assert_eq!(told("/etc/subuid", subuid), line("the range 90000+10001 of a", "/etc/subuid"));
+        assert_eq!(told("/etc/subgid", "a:100009:1\n"), line("the range 100009+1 of a", "/etc/subgid"));
+        assert_eq!(told("/etc/subuid", "a:90000:10000\nb:100010:65536\nodd\n"), None);
+        assert_eq!(told("/etc/passwd", "a:x:99999:0::/:\nb:x:100010:0::/:\n"), None);
+    }
+
+    #[test]
+    fn an_id_is_given_out_once_and_not_again_while_it_is_used() {
+        let state = tempfile::tempdir().unwrap();
+        let range = IdRange { first: 100_000, last: 100_002 };
+        let mut ids = Ids::open(range, state.path());
+        assert_eq!(ids.take().unwrap(), Some(100_000));
+        assert_eq!(ids.take().unwrap(), Some(100_001));
+        ids.used.remove(&100_000);
+        assert_eq!(ids.take().unwrap(), Some(100_002), "not the one that was just given back");
+        assert_eq!(ids.take().unwrap(), Some(100_000));
+        assert_eq!(ids.take().unwrap(), None);
+        // The next howdah goes on where this one ended.
+        let mut next = Ids::open(range, state.path());
+        assert_eq!(next.take().unwrap(), Some(100_001));
     }
 }
