@@ -45,9 +45,10 @@ impl Supervisor {
         let told: Vec<String> = steps.iter().map(|(name, time)| format!("{name} {}", ms(*time))).collect();
         let by = if by_template { "template" } else { "cold launch" };
         slot.record.last_start_by = by.to_owned();
-        let text = format!("started by {by} in {} ms ({})", ms(took), told.join(", "));
+        let how = if by_template { " by a template" } else { "" };
+        let text = format!("started in {} ms{how} ({})", ms(took), told.join(", "));
         self.tell(index, Level::Info, &text);
-        self.note(index, events::Kind::Start, json!({ "ms": ms(took), "by": by }));
+        self.note(index, events::Kind::Start, json!({ "ms": ms(took), "started_by": by }));
     }
 
     pub(super) fn report_timeout(&mut self, index: usize) {
