@@ -263,6 +263,26 @@ fn where_it_does_not_fit_the_pool_is_launched_cold_and_nobody_waits_in_vain() {
 }
 
 #[test]
+fn what_another_pool_may_write_is_not_written_through_a_template() {
+    let mut rig = rig_with(1);
+    // Another tenant may write in a directory that lies in what this one only reads.
+    rig.site("blog", "index.php", "<?php echo 'hello';", TENANT);
+    let inner = rig.private("blog/inner", TENANT);
+    rig.pool("blog", SHORT);
+    rig.site("shop", "index.php", "<?php echo 'hello';", TENANT);
+    let mount = format!("[[mount]]\nsource = {inner:?}\ntarget = \"/srv/inner\"\naccess = \"rw\"\n");
+    rig.pool("shop", &format!("{SHORT}\n{mount}"));
+    rig.serve();
+    stocked(&rig, 1);
+    assert_eq!(rig.text("blog", "/index.php"), "hello");
+    assert_eq!(started_by(&rig, "blog"), "cold launch");
+    rig.wait_log("blog/inner in ");
+    stocked(&rig, 1);
+    rig.text("shop", "/index.php");
+    assert_eq!(started_by(&rig, "shop"), "template", "{}", rig.log());
+}
+
+#[test]
 fn one_that_dies_while_it_waits_or_when_it_is_bound_costs_nobody_a_request() {
     let mut rig = rig_with(1);
     rig.site("blog", "index.php", "<?php echo 'hello';", TENANT);

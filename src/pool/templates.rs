@@ -209,8 +209,8 @@ impl Templates {
         make_root(&rootfs, prepared, &spec, id)?;
         let (log, descriptors) = descriptors(id, *listeners).map_err(refuse)?;
         let plan = Plan::new(&spec, prepared.seccomp.clone(), descriptors)?;
-        let opened = sources.iter().filter_map(|(path, of)| Some((paths::open_trusted(path).ok()?, *of)));
-        let sources = opened.collect();
+        let open = |(path, of): (PathBuf, Use)| paths::open_trusted(&path).ok().map(|fd| (path, fd, of));
+        let sources = sources.into_iter().filter_map(open).collect();
         let cgroup = base
             .create(&name, std::iter::empty(), |_| false)
             .map_err(|error| StepError::new(Step::Clone, format!("({error})"), Errno::EIO))?;

@@ -29,6 +29,9 @@ use crate::sys;
 /// Device and inode.
 type Inode = (u64, u64);
 
+/// What a pool may have attached later: where it is on the host, open, and what for.
+pub type Source = (PathBuf, OwnedFd, Use);
+
 /// A sandbox that waits to be bound.
 pub struct Template {
     /// Its process.
@@ -41,6 +44,8 @@ pub struct Template {
     users: Users,
     /// What its Landlock allows of directories that may be attached; `None`: it is off.
     allowed: Option<HashMap<Inode, Vec<Use>>>,
+    /// Where those are on the host for which it allows more than reading.
+    sources: Vec<PathBuf>,
     /// Below these it allows writing whatever is attached.
     writable: Vec<PathBuf>,
 }
@@ -56,13 +61,15 @@ impl Template {
         spec: &Spec,
         mut plan: Plan,
         rootfs: &Path,
-        sources: Vec<(OwnedFd, Use)>,
+        sources: Vec<Source>,
         cgroup: BorrowedFd<'_>,
         stock: Option<&mut SpareNetwork>,
     ) -> Result<Self, StepError> {
         let on = plan.prepare.landlock.is_some();
         let mut allowed: HashMap<Inode, Vec<Use>> = HashMap::new();
-        for (source, purpose) in sources {
+        let mut paths = Vec::new();
+        for (path, source, purpose) in sources {
+            paths.push(path);
             let uses = allowed.entry(inode(source.as_fd())?).or_default();
             if !uses.contains(&purpose) {
                 uses.push(purpose);
@@ -78,6 +85,7 @@ impl Template {
             rootfs: rootfs.to_owned(),
             users,
             allowed: on.then_some(allowed),
+            sources: paths,
             writable: list(spec, LANDLOCK_WRITE),
             root: plan.prepare.root,
             trees: plan.prepare.trees,
@@ -178,8 +186,21 @@ impl Template {
             if !writes || only_here && !write || execute != uses.contains(&Use::Execute) {
                 return Err(unfit(&tree.words));
             }
+            self.check_below(mount, own)?;
         }
         Ok(())
+    }
+
+    /// A directory within what is attached for which there is a rule, because another pool brings
+    /// it, would be more than this pool is to have: mounts of its own there have been looked at.
+    fn check_below(&self, mount: &Mount, own: &[Mount]) -> Result<(), StepError> {
+        let Some(source) = mount.source() else { return Ok(()) };
+        let is_own = |path: &PathBuf| own.iter().any(|mount| mount.source().as_ref() == Some(path));
+        let mut below = self.sources.iter().filter(|path| path.starts_with(source) && !is_own(path));
+        match below.next() {
+            Some(path) => Err(unfit(&format!("{} in {}", path.display(), source.display()))),
+            None => Ok(()),
+        }
     }
 }
 

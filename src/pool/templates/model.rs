@@ -80,7 +80,10 @@ pub(super) fn make_root(
     id: u32,
 ) -> Result<(), StepError> {
     let make = || -> io::Result<()> {
-        // Others must get through to what their sandboxes have as root.
+        // Whoever is in it must get through its own root; nobody else has anything to look for there.
+        if let Some(all) = rootfs.parent().and_then(Path::parent) {
+            DirBuilder::new().recursive(true).mode(0o700).create(all)?;
+        }
         DirBuilder::new().recursive(true).mode(0o755).create(rootfs)?;
         let etc = rootfs.join("etc/howdah");
         fs::create_dir_all(&etc)?;
