@@ -13,6 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use howdah::config::pool::Socket;
@@ -714,9 +715,15 @@ fn tcp_pool(family: &str, profile: &str) -> (Rig, Listen) {
     (rig, address)
 }
 
+/// Whoever looks for a socket that listens holds it until nothing of what it started is left.
+static LISTENING: Mutex<()> = Mutex::new(());
+
 /// Which ways are open to a pool with this profile.
 fn open_ways(family: &str, profile: &str) -> Vec<(&'static str, bool)> {
     let open = WAYS.iter().filter(|(way, accepted)| {
+        // Any socket of the tenant's that listens is one: no other test may have him make one now.
+        let listens = [BIND, LISTEN].contains(way);
+        let _alone = listens.then(|| LISTENING.lock().unwrap_or_else(PoisonError::into_inner));
         // Each time another, for a generation that does such things twice is sent away.
         let (mut rig, address) = tcp_pool(family, profile);
         let open = gets_out(&rig, family, &address, *way, *accepted);
