@@ -341,8 +341,9 @@ fn upload_to_mediawiki(site: &Site, ann: &Browser) {
 fn read_mediawiki(site: &Site) {
     let bob = site.visitor("bob");
     bob.get(&site.url("/index.php/Howdah")).with("A mahout rides in front").with("pt-login");
-    // The index is brought up to date after the answer to an edit.
-    let search = || bob.get(&site.url("/index.php?search=creak&fulltext=1")).with("searchresults");
+    // The index is brought up to date after the answer to an edit, and of edits that follow each
+    // other closely in any order: a word that all of them have.
+    let search = || bob.get(&site.url("/index.php?search=middle&fulltext=1")).with("searchresults");
     let found = || search().body.contains("title=\"Howdah\"").then_some(());
     wait_for("the search index", Duration::from_secs(20), found);
     let asked = "/api.php?action=query&prop=info&titles=Howdah&format=json&formatversion=2";
