@@ -404,6 +404,18 @@ fn unified(limits: &Limits, io_max: &[String]) -> HashMap<String, String> {
     .collect()
 }
 
+/// What the annotation `key` of a spec says.
+pub fn annotation<'a>(spec: &'a Spec, key: &str) -> Option<&'a str> {
+    spec.annotations().as_ref()?.get(key).map(String::as_str)
+}
+
+/// The mounts of a spec that belong to image and profile, and those that are the pool's own.
+pub fn mounts_of(spec: &Spec) -> (&[Mount], &[Mount]) {
+    let all = spec.mounts().as_deref().unwrap_or_default();
+    let prepared = annotation(spec, PREPARED_MOUNTS).and_then(|count| count.parse().ok()).unwrap_or(0);
+    all.split_at(all.len().min(prepared))
+}
+
 /// The cgroup v2 files and values of a spec, sorted by file.
 pub fn limits_of(spec: &Spec) -> BTreeMap<String, String> {
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());

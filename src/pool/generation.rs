@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
@@ -289,10 +288,9 @@ impl Generation {
         reason(self.last.make_contiguous())
     }
 
-    /// Whether process 1 is dead, reaped or not (pidfd_open(2): its descriptor is readable then).
+    /// Whether process 1 is dead, reaped or not.
     pub fn has_ended(&self) -> bool {
-        let mut one = [PollFd::new(self.process.pidfd.as_fd(), PollFlags::POLLIN)];
-        poll(&mut one, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+        self.process.has_ended()
     }
 
     /// How it ended, if it has; reaps it.

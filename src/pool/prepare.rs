@@ -4,6 +4,7 @@
 
 mod question;
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -206,6 +207,8 @@ pub struct Prepared {
     pub layout: Layout,
     /// Files of its `/etc` that are not for others: name and text; php-fpm's configuration is [`CONF`].
     pub files: Vec<(String, String)>,
+    /// Its class, when it has been asked for: templates::class_of.
+    pub(super) class: OnceCell<Rc<str>>,
     stamp: Stamp,
 }
 
@@ -415,7 +418,17 @@ impl Workshop {
         let host = ["/etc/resolv.conf".into()].into_iter().chain(services);
         stamp.0.extend(Stamp::of(host.chain(own_file)).0);
         let (version, notices) = (info.version, conf.notices);
-        let prepared = Prepared { spec, seccomp, profile, version, notices, layout, files, stamp };
+        let prepared = Prepared {
+            spec,
+            seccomp,
+            profile,
+            version,
+            notices,
+            layout,
+            files,
+            class: OnceCell::new(),
+            stamp,
+        };
         Ok(Blueprint { prepared, state })
     }
 

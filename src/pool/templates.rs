@@ -109,7 +109,7 @@ impl Templates {
     }
 
     /// From now on there are templates of the class of `prepared` with `listeners` sockets, which it returns.
-    pub fn learn(&mut self, prepared: &Rc<Prepared>, listeners: usize) -> String {
+    pub fn learn(&mut self, prepared: &Rc<Prepared>, listeners: usize) -> Rc<str> {
         let class = class_of(prepared, listeners);
         if !self.models.iter().any(|model| model.class == class) {
             self.models.push(Model { class: class.clone(), prepared: Rc::clone(prepared), listeners });

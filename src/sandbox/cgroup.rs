@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::Pid;
@@ -283,6 +284,19 @@ impl Cgroup {
             acknowledge(&file).ok().map(|()| file)
         };
         ["memory.events", "pids.events"].iter().filter_map(open).collect()
+    }
+
+    /// Removes it, whose last processes are ending: the kernel may need a moment, of which there are
+    /// at most `moments`, 200 µs each.
+    pub fn remove_soon(&self, moments: u32) {
+        for _ in 0..moments {
+            match self.remove() {
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+                _ => return,
+            }
+        }
     }
 
     /// Removes the empty cgroup.

@@ -179,7 +179,7 @@ fn receive(channel: BorrowedFd<'_>) -> nix::Result<Option<OwnedFd>> {
     received.next().map(sys::owned).map(Some).ok_or(Errno::EPIPE)
 }
 
-fn is_readable(fd: BorrowedFd<'_>) -> bool {
+pub(super) fn is_readable(fd: BorrowedFd<'_>) -> bool {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     let mut one = [PollFd::new(fd, PollFlags::POLLIN)];
     poll(&mut one, PollTimeout::ZERO).is_ok()

@@ -172,6 +172,11 @@ impl Launched {
         self.network.take().map_or(Ok(()), |gate| nix::unistd::write(gate, b"!").map(drop))
     }
 
+    /// Whether it is dead, reaped or not (pidfd_open(2): its descriptor is readable then).
+    pub fn has_ended(&self) -> bool {
+        gate::is_readable(self.pidfd.as_fd())
+    }
+
     /// Kills it and, as it is process 1 of its pid namespace, all that it started (pid_namespaces(7)).
     pub fn kill(&self) {
         let _ = sys::pidfd_send_signal(self.pidfd.as_fd(), Signal::SIGKILL);

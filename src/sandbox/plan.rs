@@ -4,7 +4,7 @@
 //! A plan has three parts, for a launch has: **prepare** depends on image and
 //! profile only, **bind** on what the sandbox is for, **release** executes.
 //! A cold launch does the three in a row. The first mounts of the spec, as many
-//! as the annotation [`PREPARED_MOUNTS`] says, belong to prepare.
+//! as the annotation [`PREPARED_MOUNTS`](crate::spec::PREPARED_MOUNTS) says, belong to prepare.
 
 use std::collections::HashSet;
 use std::ffi::{CString, NulError};
@@ -24,7 +24,7 @@ use super::step::{At, Step, StepError};
 use super::sysctl::{self, Sysctls};
 use crate::spec::{
     CLOSE_DESCRIPTORS, DEMANDED_RLIMITS, EXECVE, IDENTITY, IMAGE, LANDLOCK, LANDLOCK_ABI, LANDLOCK_EXECUTE,
-    LANDLOCK_TCP_BIND, LANDLOCK_TCP_CONNECT, LANDLOCK_WRITE, PREPARED_MOUNTS,
+    LANDLOCK_TCP_BIND, LANDLOCK_TCP_CONNECT, LANDLOCK_WRITE, annotation, mounts_of,
 };
 use crate::{paths, sys};
 
@@ -149,8 +149,7 @@ impl Plan {
         let process = spec.process().as_ref().ok_or_else(|| missing("process"))?;
         let root = spec.root().as_ref().ok_or_else(|| missing("root"))?;
         let mounts = spec.mounts().as_deref().unwrap_or_default();
-        let prepared = annotation(spec, PREPARED_MOUNTS).and_then(|n| n.parse().ok()).unwrap_or(0);
-        let (image, own) = mounts.split_at(mounts.len().min(prepared));
+        let (image, own) = mounts_of(spec);
         let namespaces = namespaces(linux);
         refuse_shared(namespaces)?;
         let of_image = Path::new(annotation(spec, IMAGE).unwrap_or("/"));
@@ -211,10 +210,6 @@ fn bind_root(path: &Path) -> Result<OwnedFd, StepError> {
         None,
         &words,
     )
-}
-
-pub(super) fn annotation<'a>(spec: &'a Spec, key: &str) -> Option<&'a str> {
-    spec.annotations().as_ref()?.get(key).map(String::as_str)
 }
 
 /// What waits at the gate; a word that is not ours to know refuses the launch.

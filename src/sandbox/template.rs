@@ -17,13 +17,13 @@ use oci_spec::runtime::{Mount, Spec};
 
 use super::landlock::Use;
 use super::mounts::{self, Sources, Tree};
-use super::plan::{self, Plan, annotation};
+use super::plan::{self, Plan};
 use super::step::{At, Step, StepError};
 use super::users::Users;
 use super::visit::Home;
 use super::{Launched, SpareNetwork, borrowed, child};
 use crate::spec::class::STATE;
-use crate::spec::{LANDLOCK, LANDLOCK_EXECUTE, LANDLOCK_WRITE, PREPARED_MOUNTS};
+use crate::spec::{LANDLOCK, LANDLOCK_EXECUTE, LANDLOCK_WRITE, annotation, mounts_of};
 use crate::sys;
 
 /// Device and inode.
@@ -113,9 +113,7 @@ impl Template {
             |what: &str| StepError::new(Step::Clone, format!("(the spec has no {what})"), Errno::EINVAL);
         let process = spec.process().as_ref().ok_or_else(|| missing("process"))?;
         let inside = (process.user().uid(), process.user().gid());
-        let all = spec.mounts().as_deref().unwrap_or_default();
-        let prepared = annotation(spec, PREPARED_MOUNTS).and_then(|n| n.parse().ok()).unwrap_or(0);
-        let (image, own) = all.split_at(all.len().min(prepared));
+        let (image, own) = mounts_of(spec);
         let users = self.users.exchange(inside, self.ids).at(Step::MapIdentity, "(of its mounts)")?;
         let trees = own
             .iter()

@@ -9,7 +9,7 @@ use oci_spec::runtime::{Mount, PosixRlimitType, Spec};
 
 use super::{
     CLOSE_DESCRIPTORS, EXECVE, IDENTITY, IMAGE, LANDLOCK, LANDLOCK_ABI, LANDLOCK_EXECUTE, LANDLOCK_TCP_BIND,
-    LANDLOCK_TCP_CONNECT, LANDLOCK_WRITE, PREPARED_MOUNTS,
+    LANDLOCK_TCP_CONNECT, LANDLOCK_WRITE, PREPARED_MOUNTS, annotation, mounts_of,
 };
 
 /// Where the directories are mounted that outlive a generation; below it Landlock lets a
@@ -66,17 +66,13 @@ pub fn class(spec: &Spec, listeners: usize) -> String {
     format!("{listeners} {}", value.map(|value| value.to_string()).unwrap_or_default())
 }
 
-fn of<'a>(spec: &'a Spec, key: &str) -> Option<&'a String> {
-    spec.annotations().as_ref()?.get(key)
-}
-
 fn annotations(spec: &Spec) -> HashMap<String, String> {
-    let kept = KEPT.iter().filter_map(|key| Some(((*key).to_owned(), of(spec, key)?.clone())));
+    let kept = KEPT.iter().filter_map(|key| Some(((*key).to_owned(), annotation(spec, key)?.to_owned())));
     let mut annotations: HashMap<_, _> = kept.collect();
     annotations.insert(IDENTITY.to_owned(), "late".to_owned());
-    let (_, own) = split(spec);
+    let (_, own) = mounts_of(spec);
     for key in [LANDLOCK_EXECUTE, LANDLOCK_WRITE] {
-        let Some(text) = of(spec, key) else { continue };
+        let Some(text) = annotation(spec, key) else { continue };
         let paths: Vec<PathBuf> = serde_json::from_str(text).unwrap_or_default();
         let is_own = |path: &PathBuf| own.iter().any(|mount| mount.destination() == path);
         let mut kept: Vec<PathBuf> = paths.into_iter().filter(|path| !is_own(path)).collect();
@@ -86,13 +82,6 @@ fn annotations(spec: &Spec) -> HashMap<String, String> {
         annotations.insert(key.to_owned(), serde_json::to_string(&kept).unwrap_or_default());
     }
     annotations
-}
-
-/// The mounts of image and profile, and the pool's own.
-fn split(spec: &Spec) -> (&[Mount], &[Mount]) {
-    let all = spec.mounts().as_deref().unwrap_or_default();
-    let prepared = of(spec, PREPARED_MOUNTS).and_then(|count| count.parse().ok()).unwrap_or(0);
-    all.split_at(all.len().min(prepared))
 }
 
 /// Those of image and profile, whose file systems belong to the template's user.
@@ -108,5 +97,5 @@ fn mounts(spec: &Spec, uid: u32, gid: u32) -> Vec<Mount> {
         mount.set_options(options);
         mount
     };
-    split(spec).0.iter().map(of_nobody).collect()
+    mounts_of(spec).0.iter().map(of_nobody).collect()
 }

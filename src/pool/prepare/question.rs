@@ -135,7 +135,7 @@ impl Drop for Question {
         self.process.kill();
         let _ = nix::sys::wait::waitpid(self.process.pid, None);
         if let Some(cgroup) = &self.cgroup {
-            remove(cgroup);
+            cgroup.remove_soon(50);
         }
         let _ = fs::remove_dir_all(&self.scratch);
     }
@@ -174,23 +174,11 @@ fn make_cgroup(base: &Base, pool: &Pool, spec: &Spec) -> Result<Cgroup, PrepareE
     let name = format!("{}.ask", pool.name);
     if let Ok(old) = Cgroup::open(&base.directory().join(&name)) {
         let _ = fs::write(old.directory().join("cgroup.kill"), "1");
-        remove(&old);
+        old.remove_soon(50);
     }
     let limits = spec::limits_of(spec);
     let limits = limits.iter().map(|(key, value)| (key.as_str(), value.as_str()));
     Ok(base.create(&name, limits, |_| false)?)
-}
-
-/// Removes a cgroup whose last processes are ending; the kernel may need a moment.
-fn remove(cgroup: &Cgroup) {
-    for _ in 0..50 {
-        match cgroup.remove() {
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
-                std::thread::sleep(Duration::from_micros(200));
-            }
-            _ => return,
-        }
-    }
 }
 
 fn launch(

@@ -216,13 +216,8 @@ impl Supervisor {
         if let Some(cgroup) = generation.freezer.cgroup() {
             // What is not of process 1's pid namespace does not end with it.
             cgroup.kill();
-            // Its last processes are reaped by process 1's end; the kernel may need a moment more.
-            for _ in 0..20 {
-                match cgroup.remove() {
-                    Err(error) if error.raw_os_error() == Some(libc::EBUSY) => std::thread::sleep(FREEZE_ASK),
-                    _ => break,
-                }
-            }
+            // Its last processes are reaped by process 1's end.
+            cgroup.remove_soon(20);
         }
         drop(generation);
         self.leave_audit();

@@ -23,7 +23,7 @@ use crate::spec::{self, class};
 
 /// What the templates of one class are made of.
 pub(super) struct Model {
-    pub(super) class: String,
+    pub(super) class: Rc<str>,
     pub(super) prepared: Rc<Prepared>,
     pub(super) listeners: usize,
 }
@@ -35,9 +35,13 @@ pub fn class_name(prepared: &Prepared, listeners: usize) -> String {
     format!("{:08x}", hasher.finish() as u32)
 }
 
-pub(super) fn class_of(prepared: &Prepared, listeners: usize) -> String {
-    let files: Vec<_> = prepared.files.iter().filter(|(name, _)| name != CONF).collect();
-    format!("{} {:?} {:?}", class::class(&prepared.spec, listeners), prepared.layout.links, files)
+/// The class of `prepared`, which was made for `listeners` sockets: worked out once, for a start must not wait for it.
+pub(super) fn class_of(prepared: &Prepared, listeners: usize) -> Rc<str> {
+    let make = || {
+        let files: Vec<_> = prepared.files.iter().filter(|(name, _)| name != CONF).collect();
+        format!("{} {:?} {:?}", class::class(&prepared.spec, listeners), prepared.layout.links, files).into()
+    };
+    Rc::clone(prepared.class.get_or_init(make))
 }
 
 /// Why `pool` is always launched cold; `None`: it need not be.

@@ -5,9 +5,7 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
-
-use nix::unistd::Pid;
+use std::time::Instant;
 
 use super::lodging::Lodging;
 use super::model::step;
@@ -32,7 +30,7 @@ pub struct Waiting {
     pub cgroup: Cgroup,
     /// Its root directory and ids.
     pub lodging: Lodging,
-    pub(super) class: String,
+    pub(super) class: Rc<str>,
     pub(super) prepared: Rc<Prepared>,
     pub(super) made: Instant,
     pub(super) is_ready: bool,
@@ -78,7 +76,7 @@ impl Waiting {
         let failed = self.template.process.serve().is_err();
         failed
             || matches!(self.template.process.outcome(), Outcome::Failed(_))
-            || !is_alive(self.template.process.pid)
+            || self.template.process.has_ended()
     }
 
     /// Makes it `pool`'s, with `listeners` as its sockets, and lets it go on.
@@ -122,18 +120,6 @@ impl Waiting {
         self.template.process.kill();
         let _ = nix::sys::wait::waitpid(self.template.process.pid, None);
         self.cgroup.kill();
-        for _ in 0..50 {
-            match self.cgroup.remove() {
-                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
-                    std::thread::sleep(Duration::from_micros(200));
-                }
-                _ => break,
-            }
-        }
+        self.cgroup.remove_soon(50);
     }
-}
-
-fn is_alive(pid: Pid) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
