@@ -447,6 +447,20 @@ pub struct Notification {
     pub number: i32,
 }
 
+/// SECCOMP_IOCTL_NOTIF_SET_FLAGS with SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP (Linux 6.6): caller and
+/// listener wait for each other on one processor; an idle one need not be woken for a word.
+///
+/// # Errors
+/// EINVAL on an older kernel.
+pub fn wait_in_turns(listener: BorrowedFd<'_>) -> nix::Result<()> {
+    /// `SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP`, which libc does not have.
+    const SYNC_WAKE_UP: u64 = 1;
+    // SAFETY: the flags are the argument itself; nothing is read or written by way of it.
+    let done =
+        unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS as _, SYNC_WAKE_UP) };
+    Errno::result(done).map(drop)
+}
+
 /// SECCOMP_IOCTL_NOTIF_RECV: the next call that waits; waits for one if there is none.
 ///
 /// # Errors

@@ -97,18 +97,11 @@ impl Template {
         &self.rootfs
     }
 
-    /// Gives it what is the pool's own in `spec`: mounts, host name, ids, limits; and `descriptors`,
-    /// which it finds at `first` and on when it asks for them.
+    /// Gives it what is the pool's own in `spec`: mounts, host name, ids, limits.
     ///
     /// # Errors
     /// The failing step: it must be killed then, for half of it may be done.
-    pub fn bind(
-        &mut self,
-        spec: &Spec,
-        home: &Home,
-        first: u32,
-        descriptors: Vec<OwnedFd>,
-    ) -> Result<(), StepError> {
+    pub fn bind(&mut self, spec: &Spec, home: &Home) -> Result<(), StepError> {
         let missing =
             |what: &str| StepError::new(Step::Clone, format!("(the spec has no {what})"), Errno::EINVAL);
         let process = spec.process().as_ref().ok_or_else(|| missing("process"))?;
@@ -144,6 +137,15 @@ impl Template {
             sys::set_limit_of(pid, limit.resource, limit.soft, limit.hard)
                 .at(Step::RaiseLimit, limit.words())?;
         }
+        Ok(())
+    }
+
+    /// Gives it `descriptors`, which it finds at `first` and on when it asks for them: the last
+    /// thing that it needs.
+    ///
+    /// # Errors
+    /// It does not wait for any.
+    pub fn give(&mut self, first: u32, descriptors: Vec<OwnedFd>) -> Result<(), StepError> {
         match &mut self.process.gate {
             Some(gate) if gate.awaits_gift() => gate.give(first, descriptors),
             _ => return Err(StepError::new(Step::AwaitCalls, "(it does not wait)", Errno::EPROTO)),
