@@ -90,6 +90,7 @@ fn to_json(entry: &Entry, record: &Record) -> Value {
         "cpu_usec": cpu(record),
         "starts": record.starts,
         "last_start_ms": record.last_start_ms,
+        "last_start_monotonic_us": record.last_start_monotonic_us,
         "last_start_by": record.last_start_by,
         "last_start_steps_ms": record.last_start_steps_ms,
         "last_error": record.last_error,

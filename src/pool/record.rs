@@ -67,6 +67,9 @@ pub struct Record {
     pub busy_looks: u64,
     /// How long the last good start took, from the connection to its acceptance, milliseconds.
     pub last_start_ms: Option<f64>,
+    /// When it began, by CLOCK_MONOTONIC, microseconds: systemd's `…TimestampMonotonic`.
+    #[serde(default)]
+    pub last_start_monotonic_us: Option<u64>,
     /// What the last good start was by: "template" or "cold launch".
     #[serde(default)]
     pub last_start_by: String,

@@ -58,6 +58,8 @@ pub struct Slot {
     pub vigil: Vigil,
     /// Whether the next launch makes its sandbox itself, for one that was made before has failed it.
     pub cold: bool,
+    /// When the start in progress, or the last one, was asked for.
+    asked: Instant,
     prepared: Option<Rc<Prepared>>,
     doors: Vec<Door>,
 }
@@ -165,6 +167,7 @@ impl Slot {
             shut: false,
             vigil: Vigil::default(),
             cold: false,
+            asked: Instant::now(),
             prepared: None,
             doors: Vec::new(),
         }
@@ -206,6 +209,7 @@ impl Slot {
         places: &Places,
         base: Option<&Base>,
     ) -> Result<bool, PrepareError> {
+        self.asked = Instant::now();
         // Counted before anything can fail, so that each failure has a number of its own.
         self.record.generation += 1;
         if !self.prepared.as_ref().is_some_and(|prepared| prepared.is_fresh()) {
@@ -250,14 +254,15 @@ impl Slot {
                 );
                 match bound {
                     Ok(generation) => {
-                        self.generation = Some(generation);
+                        self.generation = Some(generation.asked_for(self.asked));
                         return Ok(notices);
                     }
                     Err(error) => notices.push(format!("not by a template: {error}")),
                 }
             }
         }
-        self.generation = Some(Generation::launch(&self.pool, prepared, &sockets, number, base, network)?);
+        let launched = Generation::launch(&self.pool, prepared, &sockets, number, base, network)?;
+        self.generation = Some(launched.asked_for(self.asked));
         Ok(notices)
     }
 

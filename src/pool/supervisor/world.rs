@@ -159,7 +159,11 @@ impl Supervisor {
         let Some(slot) = &mut self.slots[index] else { return };
         let Some(generation) = &mut slot.generation else { return };
         if let Err(error) = generation.process.serve() {
-            self.start_failed(index, &error.to_string());
+            return self.start_failed(index, &error.to_string());
+        }
+        if generation.lodging.is_some() && generation.process.gate.is_none() {
+            let phases = &mut generation.phases;
+            phases.sockets = generation.began.elapsed().saturating_sub(phases.before_ready());
         }
     }
 
@@ -171,8 +175,8 @@ impl Supervisor {
             return;
         }
         let _ = self.epoll.delete(&generation.process.status);
-        let before = generation.phases.cgroup + generation.phases.plan + generation.phases.clone;
         if generation.lodging.is_none() {
+            let before = generation.phases.before_ready();
             generation.phases.walls = generation.began.elapsed().saturating_sub(before);
         }
         if let Outcome::Failed(error) = outcome {
@@ -266,8 +270,7 @@ impl Supervisor {
         if ready && starting {
             if let Some(generation) = self.slots[index].as_mut().and_then(|slot| slot.generation.as_mut()) {
                 let phases = &mut generation.phases;
-                let before = phases.cgroup + phases.plan + phases.clone + phases.walls;
-                phases.ready = generation.began.elapsed().saturating_sub(before);
+                phases.ready = generation.began.elapsed().saturating_sub(phases.before_ready());
             }
             self.events.push_back((index, Event::Ready));
         }
