@@ -92,6 +92,7 @@ fn to_json(entry: &Entry, record: &Record) -> Value {
         "last_start_ms": record.last_start_ms,
         "last_start_monotonic_us": record.last_start_monotonic_us,
         "last_start_by": record.last_start_by,
+        "last_start_not_by_template": record.last_start_not_by_template,
         "last_start_steps_ms": record.last_start_steps_ms,
         "last_error": record.last_error,
         "network": record.network,

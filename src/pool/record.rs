@@ -73,6 +73,9 @@ pub struct Record {
     /// What the last good start was by: "template" or "cold launch".
     #[serde(default)]
     pub last_start_by: String,
+    /// Why it was not by a template, where templates are switched on.
+    #[serde(default)]
+    pub last_start_not_by_template: Option<String>,
     /// Where the time of the last good start went: each part and its milliseconds.
     pub last_start_steps_ms: Vec<(String, f64)>,
     /// Why the last start failed or the last generation ended.
