@@ -13,6 +13,7 @@ mod audit;
 mod chronicle;
 mod deeds;
 mod limits;
+mod released;
 mod reports;
 mod roster;
 mod tokens;
@@ -30,6 +31,7 @@ use nix::unistd::Pid;
 
 use self::addresses::Addresses;
 use self::audit::Ear;
+use self::released::Released;
 pub use self::reports::listening;
 use self::roster::close;
 use self::tokens::Token;
@@ -84,6 +86,8 @@ pub struct Supervisor {
     freezing: Vec<usize>,
     /// Pools that say more than is kept, and when their logs are read again.
     hushed: Vec<(Instant, usize)>,
+    /// Templates that have become a pool's and are not ready yet.
+    released: Vec<Released>,
     /// Killed, and not ended yet.
     dying: Vec<Pid>,
     refused: Vec<Option<Refused>>,
@@ -141,6 +145,7 @@ impl Supervisor {
             queue: VecDeque::new(),
             freezing: Vec::new(),
             hushed: Vec::new(),
+            released: Vec::new(),
             dying: Vec::new(),
             refused: Vec::new(),
             crowded: Vec::new(),
@@ -156,6 +161,9 @@ impl Supervisor {
             ear: Ear::default(),
             limit_clock: BTreeSet::new(),
         };
+        if let Some(templates) = &supervisor.templates {
+            supervisor.epoll.add(templates, EpollEvent::new(EpollFlags::EPOLLIN, Token::Templates.pack()))?;
+        }
         if let Some(addresses) = &supervisor.addresses {
             supervisor.epoll.add(addresses, EpollEvent::new(EpollFlags::EPOLLIN, Token::Addresses.pack()))?;
         }
@@ -204,7 +212,7 @@ impl Supervisor {
             // What is wrong with it will be told when it starts.
             let made = slot.prepare(&mut self.workshop, &self.settings.places, self.base.as_ref());
             if let (Ok(_), Some(prepared)) = (made, slot.prepared()) {
-                if templates::always_cold(&slot.pool, &prepared.profile).is_none() {
+                if templates::always_cold(&slot.pool, prepared).is_none() {
                     templates.learn(prepared, slot.listeners.len());
                 }
             }
@@ -234,8 +242,8 @@ impl Supervisor {
             same.flat_map(|slot| templates::sources(&slot.pool, profile)).collect()
         };
         let places = (&self.settings.places, self.base.as_ref(), self.network.as_mut());
-        if let Some(error) = templates.go_on(now, is_quiet, places, sources) {
-            journal::line(Level::Warning, Origin::default(), &format!("a template was not made: {error}"));
+        if let Some(told) = templates.go_on(now, is_quiet, places, sources) {
+            journal::line(Level::Warning, Origin::default(), &told);
         }
         self.templates = Some(templates);
     }
@@ -291,6 +299,7 @@ impl Supervisor {
             sooner(Instant::now() + Duration::from_millis(20));
         }
         self.templates.iter().filter_map(Templates::next).for_each(&mut sooner);
+        self.next_expected().into_iter().for_each(&mut sooner);
         self.ear.paused.into_iter().for_each(&mut sooner);
         self.limit_clock.first().into_iter().for_each(|(when, _)| sooner(*when));
         if !self.freezing.is_empty() {

@@ -2,19 +2,23 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+
+use super::loaded::loaded;
 use super::lodging::Lodging;
 use super::model::step;
 use crate::config::pool::Pool;
 use crate::pool::generation::Phases;
-use crate::pool::prepare::{self, CONF, Prepared};
+use crate::pool::prepare::{self, CONF, Prepared, Stamp};
 use crate::sandbox::Outcome;
 use crate::sandbox::cgroup::Cgroup;
+use crate::sandbox::seccomp;
 use crate::sandbox::step::{Step, StepError};
 use crate::sandbox::template::Template;
 use crate::sandbox::visit::Home;
@@ -35,6 +39,8 @@ pub struct Waiting {
     pub(super) prepared: Rc<Prepared>,
     pub(super) made: Instant,
     pub(super) is_ready: bool,
+    /// What it has loaded, once it waits.
+    pub(super) loaded: Option<Stamp>,
 }
 
 impl Waiting {
@@ -43,7 +49,7 @@ impl Waiting {
     ///
     /// # Errors
     /// ENXIO where nobody waits for it; EAGAIN where it is longer than a pipe is deep (pipe(7)).
-    fn tell(&self, configuration: &str) -> Result<File, StepError> {
+    pub(super) fn tell(&self, configuration: &str) -> Result<File, StepError> {
         let path = self.template.rootfs().join("etc").join(CONF);
         let mut write = OpenOptions::new();
         let open = write.write(true).custom_flags(libc::O_NONBLOCK).open(&path);
@@ -66,10 +72,38 @@ impl Waiting {
         if !self.template.awaits_gift() {
             return false;
         }
-        let pid = self.template.process.pid;
-        let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
-        let number: i64 = call.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(-1);
-        number == libc::SYS_openat || number == libc::SYS_open
+        self.call().is_some_and(|number| number == libc::SYS_openat || number == libc::SYS_open)
+    }
+
+    /// The number of the system call in which it sleeps (proc_pid_syscall(5)).
+    fn call(&self) -> Option<i64> {
+        let text = fs::read_to_string(format!("/proc/{}/syscall", self.template.process.pid)).ok()?;
+        text.split(' ').next()?.parse().ok()
+    }
+
+    /// What it is doing: "it sleeps in poll", "it was killed by SIGKILL"; empty while it runs.
+    pub(super) fn doing(&self) -> String {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        match waitid(Id::PIDFd(self.template.process.pidfd.as_fd()), flags) {
+            Ok(WaitStatus::Exited(_, status)) => format!("it ended with status {status}"),
+            Ok(WaitStatus::Signaled(_, signal, _)) => format!("it was killed by {signal}"),
+            _ => {
+                let name = self.call().and_then(|number| seccomp::name(number.try_into().ok()?));
+                name.map_or_else(String::new, |name| format!("it sleeps in {name}"))
+            }
+        }
+    }
+
+    /// Looks what it has loaded; false where that has changed meanwhile.
+    pub(super) fn note_loaded(&mut self) -> bool {
+        let made = SystemTime::now() - self.made.elapsed();
+        self.loaded = loaded(&self.prepared, self.template.process.pid, made);
+        self.loaded.is_some()
+    }
+
+    /// Whether a php-fpm that is started now would be the same.
+    pub(super) fn is_current(&self) -> bool {
+        self.prepared.is_fresh() && self.loaded.as_ref().is_none_or(Stamp::holds)
     }
 
     pub(super) fn has_ended(&mut self) -> bool {
@@ -94,7 +128,7 @@ impl Waiting {
         let begin = Instant::now();
         let configuration = prepared.files.iter().find(|(name, _)| name == CONF);
         let text = configuration.map_or("", |(_, text)| text.as_str());
-        let _ = sys::set_nice(self.template.process.pid, sys::own_nice());
+        self.take_priority()?;
         let fifo = self.tell(text)?;
         let rootfs = self.template.rootfs();
         let file =
@@ -116,6 +150,16 @@ impl Waiting {
         self.template.give(prepare::FIRST_LISTENER as u32, listeners)?;
         phases.clone = begin.elapsed();
         Ok(())
+    }
+
+    /// Gives it the priority that its generation would have if it had been launched cold.
+    ///
+    /// # Errors
+    /// EACCES without CAP_SYS_NICE: the pool would be the last to get a processor for as long as it runs.
+    pub(super) fn take_priority(&self) -> Result<(), StepError> {
+        let nice = sys::own_nice();
+        let refused = |errno| StepError::new(Step::RaiseLimit, format!("the nice value to {nice}"), errno);
+        sys::set_nice(self.template.process.pid, nice).map_err(refused)
     }
 
     /// Ends it.
