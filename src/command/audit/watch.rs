@@ -27,6 +27,18 @@ impl Stop {
             .map_err(|errno| Failure::new(LAUNCH, format!("signalfd: {} ({errno:?})", errno.desc())))
     }
 
+    /// Waits for `time`.
+    ///
+    /// # Errors
+    /// A signal came first.
+    pub(super) fn pause(&self, time: Duration) -> Result<(), Failure> {
+        let mut signal = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut signal, PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX)) {
+            Ok(1) => Err(Failure::new(130, "stopped")),
+            _ => Ok(()),
+        }
+    }
+
     /// Waits until one of `descriptors` can be read.
     ///
     /// # Errors
