@@ -95,6 +95,13 @@ impl Rig {
         self.write("howdah.toml", &text);
     }
 
+    /// Writes howdah.toml anew: `count` templates are kept of each class.
+    pub fn keep_templates(&self, count: u32) {
+        self.configure("5s");
+        let text = fs::read_to_string(self.path("howdah.toml")).unwrap();
+        self.write("howdah.toml", &text.replace("[serve]\n", &format!("[serve]\ntemplates = {count}\n")));
+    }
+
     /// A path below the directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
