@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Parser;
 use serde_json::json;
@@ -78,7 +78,7 @@ struct Contestant {
     starter: Starter,
     extensions: Extensions,
     ms: Samples,
-    /// howdah's own account of its starts, step by step.
+    /// Where the time of howdah's went, step by step.
     steps: Vec<(String, Samples)>,
 }
 
@@ -147,21 +147,6 @@ impl Hall {
         self.stage.dir.join(format!("{}-{}.sock", starter.name(), extensions.name()))
     }
 
-    /// Waits until a template of each class waits.
-    fn wait_for_templates(&self, serve: &Serve) -> Outcome {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        let ready = |pid: &u32| processes::sleeps_in_open(*pid);
-        while processes::children(serve.pid).iter().filter(|pid| ready(pid)).count() < 2 {
-            if Instant::now() > deadline {
-                return Err(format!("no templates after ten seconds{}", serve.last_words()).into());
-            }
-            sleep(Duration::from_millis(5));
-        }
-        // It looks for that every few milliseconds.
-        sleep(Duration::from_millis(20));
-        Ok(())
-    }
-
     /// Everybody who can start the script, each tried once, which also warms
     /// the page cache; says who cannot, and why.
     fn admit(&self, flags: &Flags) -> Vec<Contestant> {
@@ -197,10 +182,10 @@ impl Hall {
             Starter::Peer(peer) => self.peer_once(peer, contestant.extensions),
             Starter::Howdah => self.howdah_once(contestant, self.howdah.as_ref()),
             Starter::Template => {
-                self.template.iter().try_for_each(|serve| self.wait_for_templates(serve))?;
+                // One of each class; the next ones are made in nobody else's time.
+                self.template.iter().try_for_each(|serve| serve.wait_for_templates(2))?;
                 let took = self.howdah_once(contestant, self.template.as_ref())?;
-                // The next ones are made in nobody else's time.
-                self.template.iter().try_for_each(|serve| self.wait_for_templates(serve))?;
+                self.template.iter().try_for_each(|serve| serve.wait_for_templates(2))?;
                 Ok(took)
             }
         }
@@ -222,6 +207,7 @@ impl Hall {
         let pool = contestant.extensions.name();
         howdah.wait_until_cold(pool)?;
         let request = self.stage.request();
+        let sent = serve::monotonic_us()?;
         let took = request
             .timed(&self.socket(contestant.starter, contestant.extensions), ANSWER)
             .map_err(|error| format!("{error}{}", howdah.last_words()))?;
@@ -230,7 +216,7 @@ impl Hall {
         if seen["last_start_by"] != by {
             return Err(format!("it was started by {}{}", seen["last_start_by"], howdah.last_words()).into());
         }
-        for (step, ms) in serve::start_steps(&seen) {
+        for (step, ms) in serve::time_line(&seen, sent, took) {
             match contestant.steps.iter_mut().find(|(name, _)| *name == step) {
                 Some((_, samples)) => samples.0.push(ms),
                 None => contestant.steps.push((step, Samples(vec![ms]))),
