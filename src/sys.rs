@@ -186,6 +186,14 @@ pub fn set_nice(pid: Pid, nice: i32) -> nix::Result<()> {
         .map(drop)
 }
 
+/// The memory of a process, bytes, in which a page that n processes share counts as an nth (PSS;
+/// proc_pid_smaps(5)); `None` where it is gone or not ours to look at.
+pub fn pss(pid: Pid) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
 /// getpriority(2): the nice value of this process.
 pub fn own_nice() -> i32 {
     // SAFETY: no pointers. It cannot fail for the caller itself, so that -1 is a value.

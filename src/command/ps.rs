@@ -66,12 +66,7 @@ fn memory(record: &Record) -> Option<u64> {
         Some(cgroup) => cgroup.processes().ok()?,
         None => quiesce::tree(nix::unistd::Pid::from_raw(record.pid?)),
     };
-    let pss = |pid: nix::unistd::Pid| -> Option<u64> {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-        let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-        line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib * 1024)
-    };
-    Some(pids.into_iter().filter_map(pss).sum())
+    Some(pids.into_iter().filter_map(sys::pss).sum())
 }
 
 fn cpu(record: &Record) -> Option<u64> {

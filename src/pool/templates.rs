@@ -5,11 +5,12 @@ mod ids;
 mod loaded;
 mod lodging;
 mod model;
+mod share;
 mod trial;
 mod waiting;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -25,6 +26,7 @@ use self::lodging::directory;
 pub use self::lodging::{Lodging, find, is_cgroup, tidy};
 use self::model::{Model, Standing, class_of, descriptors, make_root, short_name, step};
 pub use self::model::{always_cold, class_name, sources};
+use self::share::{Claim, share};
 use self::trial::{Trial, Verdict};
 pub use self::waiting::Waiting;
 use super::prepare::{Places, Prepared};
@@ -81,6 +83,8 @@ pub struct Templates {
     /// The way back from a template's namespaces.
     pub home: Home,
     wanted: usize,
+    /// Bytes that all of them may take.
+    memory: u64,
     ids: Rc<RefCell<Ids>>,
     number: u64,
     models: Vec<Model>,
@@ -98,11 +102,11 @@ pub struct Templates {
 }
 
 impl Templates {
-    /// Keeps `wanted` of each class, with ids of `range`.
+    /// Keeps `wanted` of each class, in `memory` bytes, with ids of `range`.
     ///
     /// # Errors
     /// Why there can be none.
-    pub fn open(wanted: usize, range: IdRange, places: &Places) -> Result<Self, NoTemplates> {
+    pub fn open(wanted: usize, memory: u64, range: IdRange, places: &Places) -> Result<Self, NoTemplates> {
         refuse_taken(range)?;
         let home = Home::open().map_err(NoTemplates::Rights)?;
         let ends = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(NoTemplates::Rights)?;
@@ -112,6 +116,7 @@ impl Templates {
         Ok(Self {
             home,
             wanted,
+            memory,
             ids,
             number: 0,
             models,
@@ -131,6 +136,8 @@ impl Templates {
     /// Why there is none.
     pub fn take(&mut self, prepared: &Rc<Prepared>, listeners: usize) -> Result<Waiting, String> {
         let class = self.learn(prepared, listeners);
+        let asked = self.models.iter_mut().filter(|model| model.class == class);
+        asked.for_each(|model| model.asked = Instant::now());
         loop {
             let of_class = |one: &Waiting| one.is_ready && one.class == class;
             let Some(at) = self.waiting.iter().position(of_class) else { return Err(self.why_none(&class)) };
@@ -151,10 +158,27 @@ impl Templates {
         let class = class_of(prepared, listeners);
         if !self.models.iter().any(|model| model.class == class) {
             let (class, prepared, standing) = (class.clone(), Rc::clone(prepared), Standing::Untried);
-            self.models.push(Model { class, prepared, listeners, standing });
+            let (asked, each) = (Instant::now(), None);
+            self.models.push(Model { class, prepared, listeners, standing, asked, each });
         }
         self.due = Some(Instant::now() + QUIET);
         class
+    }
+
+    /// The same for a program that need not be tried.
+    pub fn trust(&mut self, prepared: &Rc<Prepared>, listeners: usize) {
+        let class = self.learn(prepared, listeners);
+        let of_class = self.models.iter_mut().filter(|model| model.class == class);
+        of_class.for_each(|model| model.standing = Standing::Good);
+    }
+
+    /// Forgets all classes but those of `prepared`, with their templates: no pool has them any more.
+    pub fn keep_only<'a>(&mut self, prepared: impl Iterator<Item = (&'a Rc<Prepared>, usize)>) {
+        let classes: HashSet<Rc<str>> =
+            prepared.map(|(prepared, listeners)| class_of(prepared, listeners)).collect();
+        self.models.retain(|model| classes.contains(&model.class));
+        self.lost.retain(|class, _| classes.contains(class));
+        self.due = Some(Instant::now() + QUIET);
     }
 
     fn why_none(&self, class: &Rc<str>) -> String {
@@ -201,7 +225,7 @@ impl Templates {
             self.due = Some(until);
             return told;
         }
-        let Some(lacking) = self.models.iter().position(|model| self.lacks(model)) else { return told };
+        let Some(lacking) = self.balance() else { return told };
         if !is_quiet {
             self.due = Some(now + QUIET);
             return told;
@@ -229,14 +253,28 @@ impl Templates {
         of_class.for_each(|model| model.standing = Standing::Untried);
     }
 
-    /// Whether there are to be more of it.
-    fn lacks(&self, model: &Model) -> bool {
-        let wanted = match model.standing {
+    /// The next class of which there are to be more; ends those that take the memory of others.
+    fn balance(&mut self) -> Option<usize> {
+        let wanted = |model: &Model| match model.standing {
             Standing::Untried => 1,
             Standing::Good => self.wanted,
             Standing::Unfit(_) => 0,
         };
-        self.waiting.iter().filter(|one| one.class == model.class).count() < wanted
+        let claim = |model: &Model| Claim { asked: model.asked, wanted: wanted(model), each: model.each };
+        let claims: Vec<Claim> = self.models.iter().map(claim).collect();
+        let mut lacking = share(&claims, self.memory);
+        for one in std::mem::take(&mut self.waiting) {
+            let model = self.models.iter().position(|model| model.class == one.class);
+            match model.map(|index| &mut lacking[index]) {
+                Some(left) if *left > 0 => {
+                    *left -= 1;
+                    self.waiting.push(one);
+                }
+                _ => one.end(),
+            }
+        }
+        let lacks = |(index, left): (usize, usize)| (left > 0).then_some(index);
+        lacking.into_iter().enumerate().filter_map(lacks).max_by_key(|&index| self.models[index].asked)
     }
 
     /// Looks at the one that is on trial.
@@ -325,6 +363,8 @@ impl Templates {
             self.due = Some(now + QUIET);
             return None;
         }
+        let of_class = self.models.iter_mut().filter(|model| model.class == class);
+        of_class.for_each(|model| model.each = one.memory().max(model.each));
         if !untried {
             self.lost.remove(&class);
             one.is_ready = true;

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::stat::fstat;
+use nix::unistd::Pid;
 use oci_spec::runtime::{Mount, Spec};
 
 use super::landlock::Use;
@@ -156,6 +157,11 @@ impl Template {
     /// Whether its program has been executed and only the call is to come that it is bound at.
     pub fn awaits_gift(&self) -> bool {
         self.process.gate.as_ref().is_some_and(super::gate::Gate::awaits_gift)
+    }
+
+    /// Its process, and the one that keeps the user namespace of its mounts.
+    pub fn processes(&self) -> [Pid; 2] {
+        [self.process.pid, self.users.pid()]
     }
 
     /// Its process; what is left of the making of it ends here.

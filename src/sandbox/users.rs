@@ -33,6 +33,11 @@ impl Users {
         }
     }
 
+    /// The process that keeps it.
+    pub(super) fn pid(&self) -> Pid {
+        self.pid
+    }
+
     /// Writes maps in which `(uid, gid)` and `other` change places and everybody else is as on the
     /// disk: what belongs to the one shows as the other's, and what the other makes belongs to the
     /// one. Files of third parties keep their owners.

@@ -90,8 +90,10 @@ impl Rig {
     /// Writes howdah.toml: the rig's state directory, and how long a stop waits for requests.
     pub fn configure(&self, drain: &str) {
         let (state, start) = (self.path("state"), 10 * patience());
+        // None unless a test asks for them, or whoever runs the tests wants all of them by templates.
+        let templates = std::env::var("HOWDAH_TEST_TEMPLATES").unwrap_or_else(|_| "0".into());
         let text = format!(
-            "[serve]\nstate_dir = {state:?}\ndrain = {drain:?}\n[defaults.start]\ntimeout = \"{start}s\"\n"
+            "[serve]\ntemplates = {templates}\nstate_dir = {state:?}\ndrain = {drain:?}\n[defaults.start]\ntimeout = \"{start}s\"\n"
         );
         self.write("howdah.toml", &text);
     }
@@ -100,7 +102,9 @@ impl Rig {
     pub fn keep_templates(&self, count: u32) {
         self.configure("5s");
         let text = fs::read_to_string(self.path("howdah.toml")).unwrap();
-        self.write("howdah.toml", &text.replace("[serve]\n", &format!("[serve]\ntemplates = {count}\n")));
+        let (before, behind) = text.split_once("templates = ").unwrap();
+        let (_, behind) = behind.split_once('\n').unwrap();
+        self.write("howdah.toml", &format!("{before}templates = {count}\n{behind}"));
     }
 
     /// A path below the directory.

@@ -9,9 +9,7 @@ const SOON: Duration = Duration::from_secs(20);
 
 /// Has the next howdah of `rig` keep `count` templates of each class.
 pub fn keep(rig: &Rig, count: u32) {
-    rig.configure("5s");
-    let text = fs::read_to_string(rig.path("howdah.toml")).unwrap();
-    rig.write("howdah.toml", &text.replace("[serve]\n", &format!("[serve]\ntemplates = {count}\n")));
+    rig.keep_templates(count);
 }
 
 /// Those that wait: php-fpm's that sleep in open(2) of their configuration.

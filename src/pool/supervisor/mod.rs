@@ -50,6 +50,9 @@ use crate::journal::{self, Level, Origin};
 use crate::sandbox::SpareNetwork;
 use crate::sandbox::cgroup::Base;
 
+/// How long after pools came or went it is looked which classes there are.
+const REVIEW: Duration = Duration::from_secs(1);
+
 /// How serve is to run.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -59,6 +62,8 @@ pub struct Settings {
     pub parallel_starts: usize,
     /// How many templates are kept of each class.
     pub templates: usize,
+    /// How many bytes all of them may take.
+    pub template_memory: u64,
     /// The ids on the host that they have.
     pub template_ids: IdRange,
     /// Whether it ends when no pool runs any more.
@@ -105,6 +110,8 @@ pub struct Supervisor {
     ending: bool,
     /// Whether pools came or went since the roll was written.
     stale_roll: bool,
+    /// When templates are told which classes there are by now: pools came or went.
+    classes_due: Option<Instant>,
     /// What `howdah events` reads.
     chronicle: events::Log,
     /// What audit tells of.
@@ -157,6 +164,7 @@ impl Supervisor {
             has_run: false,
             ending: false,
             stale_roll: false,
+            classes_due: None,
             chronicle,
             ear: Ear::default(),
             limit_clock: BTreeSet::new(),
@@ -197,6 +205,11 @@ impl Supervisor {
         self.write_roll();
     }
 
+    /// Has templates told soon which classes there are by now: once for many pools that change together.
+    fn review_classes(&mut self) {
+        self.classes_due.get_or_insert_with(|| Instant::now() + REVIEW);
+    }
+
     /// Makes templates for the pools that have the host's own php-fpm before the first of them starts.
     fn learn_classes(&mut self) {
         let Some(templates) = &mut self.templates else { return };
@@ -230,6 +243,16 @@ impl Supervisor {
     fn make_templates(&mut self, now: Instant) {
         if self.ending {
             self.templates = None;
+        }
+        if self.classes_due.is_some_and(|due| due <= now) {
+            self.classes_due = None;
+            self.learn_classes();
+            let slots = self.slots.iter().flatten();
+            let prepared = slots.filter_map(|slot| Some((slot.prepared()?, slot.listeners.len())));
+            self.templates.iter_mut().for_each(|templates| templates.keep_only(prepared.clone()));
+        }
+        if self.templates.as_ref().and_then(Templates::next).is_none_or(|due| due > now) {
+            return;
         }
         let Some(mut templates) = self.templates.take() else { return };
         let starts = |slot: &Slot| matches!(slot.machine.state(), State::Starting { .. });
@@ -299,6 +322,7 @@ impl Supervisor {
             sooner(Instant::now() + Duration::from_millis(20));
         }
         self.templates.iter().filter_map(Templates::next).for_each(&mut sooner);
+        self.classes_due.into_iter().for_each(&mut sooner);
         self.next_expected().into_iter().for_each(&mut sooner);
         self.ear.paused.into_iter().for_each(&mut sooner);
         self.limit_clock.first().into_iter().for_each(|(when, _)| sooner(*when));
@@ -361,7 +385,7 @@ fn open_templates(settings: &Settings, has_cgroups: bool) -> Option<Templates> {
         return None;
     }
     let opened = match has_cgroups {
-        true => Templates::open(wanted, settings.template_ids, &settings.places),
+        true => Templates::open(wanted, settings.template_memory, settings.template_ids, &settings.places),
         false => Err(NoTemplates::Cgroup),
     };
     let told = |why: &NoTemplates| journal::line(Level::Warning, Origin::default(), &why.to_string());

@@ -94,6 +94,12 @@ impl Waiting {
         }
     }
 
+    /// What it takes of the memory, bytes: what its processes have for themselves and their part of
+    /// what they share (PSS; proc_pid_smaps(5)).
+    pub(super) fn memory(&self) -> Option<u64> {
+        self.template.processes().into_iter().map(sys::pss).sum()
+    }
+
     /// Looks what it has loaded; false where that has changed meanwhile.
     pub(super) fn note_loaded(&mut self) -> bool {
         let made = SystemTime::now() - self.made.elapsed();
