@@ -56,6 +56,8 @@ fn template(
     let templates = templates.as_mut().ok_or_else(|| failed(&"there are none"))?;
     // It is not php-fpm, and does what it does.
     templates.trust(prepared, listeners);
+    // One that is being made when nobody looks after it any more would keep what howdah has open.
+    templates.keep_only(std::iter::once((prepared, listeners)));
     let until = Instant::now() + TEMPLATE_LIMIT;
     while Instant::now() < until {
         let due = templates.next().unwrap_or(until);
