@@ -9,6 +9,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::time::Duration;
 
+use rig::templates::{keep, started_by, stocked, waiting};
 use rig::{OTHER, Rig, TENANT, wait_for};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -21,45 +22,6 @@ fn rig_with(count: u32) -> Rig {
     let rig = Rig::new();
     keep(&rig, count);
     rig
-}
-
-fn keep(rig: &Rig, count: u32) {
-    rig.configure("5s");
-    let text = fs::read_to_string(rig.path("howdah.toml")).unwrap();
-    rig.write("howdah.toml", &text.replace("[serve]\n", &format!("[serve]\ntemplates = {count}\n")));
-}
-
-/// How many wait: php-fpm's that sleep in open(2) of their configuration.
-fn waiting(rig: &Rig) -> Vec<i32> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(rig.cgroup()).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if !name.starts_with("template-") || rig.path(&format!("run/templates/{name}/pool")).exists() {
-            continue;
-        }
-        let text = fs::read_to_string(entry.path().join("cgroup.procs")).unwrap_or_default();
-        for pid in text.lines() {
-            let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
-            if call.split(' ').next() == Some(&libc::SYS_openat.to_string()) {
-                found.push(pid.parse().unwrap());
-            }
-        }
-    }
-    found
-}
-
-/// Waits until `count` wait, and howdah has seen it.
-fn stocked(rig: &Rig, count: usize) -> Vec<i32> {
-    let found = wait_for("templates", SOON, || Some(waiting(rig)).filter(|found| found.len() == count));
-    // howdah looks every few milliseconds.
-    std::thread::sleep(Duration::from_millis(200) * rig::patience());
-    found
-}
-
-fn started_by(rig: &Rig, pool: &str) -> String {
-    wait_for("the record of a start", SOON, || {
-        Some(rig.record(pool).last_start_by).filter(|by| !by.is_empty())
-    })
 }
 
 #[test]

@@ -49,6 +49,8 @@ pub(crate) struct Serve {
     /// From its start to READY=1.
     pub(crate) took: Duration,
     dir: PathBuf,
+    /// On the fence's own tmpfs, as /run is one on a host.
+    runtime: PathBuf,
 }
 
 impl Serve {
@@ -74,6 +76,8 @@ impl Serve {
         for (pool, content) in pools {
             fs::write(dir.join("pools").join(pool).with_extension("toml"), content)?;
         }
+        let runtime = Path::new("/run/howdah-bench").join(name);
+        fs::create_dir_all("/run/howdah-bench")?;
         let state = dir.join("state");
         fs::write(
             dir.join("howdah.toml"),
@@ -87,7 +91,7 @@ impl Serve {
         let began = Instant::now();
         let mut child = Command::new(HOWDAH)
             .arg("serve")
-            .args(["--runtime-dir".as_ref(), dir.join("run").as_os_str()])
+            .args(["--runtime-dir".as_ref(), runtime.as_os_str()])
             .args(["--config".as_ref(), dir.join("howdah.toml").as_os_str()])
             .arg(dir.join("pools"))
             .env_clear()
@@ -100,7 +104,7 @@ impl Serve {
             .spawn()
             .during("start howdah serve")?;
         // Ended by Drop, also when it never gets ready.
-        let mut serve = Self { pid: child.id(), took: Duration::ZERO, dir };
+        let mut serve = Self { pid: child.id(), took: Duration::ZERO, dir, runtime };
         let mut message = [0; 4096];
         while began.elapsed() < Duration::from_secs(60) {
             match notified.recv(&mut message) {
@@ -126,7 +130,7 @@ impl Serve {
     pub(crate) fn pool(&self, pool: &str) -> Outcome<Value> {
         let output = Command::new(HOWDAH)
             .args(["ps", "--json", "--runtime-dir"])
-            .arg(self.dir.join("run"))
+            .arg(&self.runtime)
             .output()
             .during("howdah ps")?;
         let pools: Vec<Value> = serde_json::from_slice(&output.stdout)

@@ -8,6 +8,7 @@ mod guard;
 pub mod nginx;
 pub mod port;
 pub mod site;
+pub mod templates;
 pub mod torture;
 pub mod world;
 
