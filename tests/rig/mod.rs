@@ -4,6 +4,7 @@
 
 pub mod browser;
 pub mod confined;
+pub mod fault;
 mod guard;
 pub mod nginx;
 pub mod port;
