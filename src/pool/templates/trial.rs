@@ -151,14 +151,15 @@ fn bind(waiting: &mut Waiting, home: &Home) -> Result<UnixStream, StepError> {
     Ok(client)
 }
 
-/// One pool that answers the ping, on the first of the sockets: what php-fpm does with the others is the same.
+/// Workers that are there from the beginning: php-fpm refuses `ondemand` where it waits otherwise than by
+/// epoll (fpm_conf.c), and that is to be told by what it does. One pool that answers the ping, on the first of the sockets: what php-fpm does with the others is the same.
 fn configuration(prepared: &Prepared) -> Option<String> {
     let process = prepared.spec.process().as_ref()?;
     let sockets = process.env().iter().flatten().find_map(|one| one.strip_prefix("FPM_SOCKETS="))?;
     let (key, _) = sockets.split(',').next()?.rsplit_once('=')?;
     Some(format!(
         "[global]\nerror_log = /dev/null\nlog_level = notice\ndaemonize = no\n[trial]\nlisten = {key}\n\
-         pm = ondemand\npm.max_children = 1\nping.path = {PING}\n"
+         pm = static\npm.max_children = 1\nping.path = {PING}\n"
     ))
 }
 

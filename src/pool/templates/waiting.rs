@@ -81,7 +81,7 @@ impl Waiting {
         text.split(' ').next()?.parse().ok()
     }
 
-    /// What it is doing: "it sleeps in poll", "it was killed by SIGKILL"; empty while it runs.
+    /// What it is doing: "it sleeps in poll", "it was killed by SIGKILL".
     pub(super) fn doing(&self) -> String {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         match waitid(Id::PIDFd(self.template.process.pidfd.as_fd()), flags) {
@@ -89,7 +89,7 @@ impl Waiting {
             Ok(WaitStatus::Signaled(_, signal, _)) => format!("it was killed by {signal}"),
             _ => {
                 let name = self.call().and_then(|number| seccomp::name(number.try_into().ok()?));
-                name.map_or_else(String::new, |name| format!("it sleeps in {name}"))
+                name.map_or_else(|| "it runs".to_owned(), |name| format!("it sleeps in {name}"))
             }
         }
     }
