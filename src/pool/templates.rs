@@ -248,9 +248,14 @@ impl Templates {
             return None;
         }
         let class = Rc::clone(&trial.waiting.class);
+        let was_killed = trial.waiting.was_killed();
         trial.waiting.end();
         match verdict {
             Verdict::Unfit(why) => self.refuse(&class, &why),
+            Verdict::Lost(_) if was_killed => {
+                self.pause = Some(now + PAUSE);
+                None
+            }
             Verdict::Lost(why) => self.lose(&class, &why),
             Verdict::Good | Verdict::Pending => {
                 self.lost.remove(&class);
@@ -303,10 +308,10 @@ impl Templates {
         let class = Rc::clone(&one.class);
         let late = !one.is_ready && now > one.made + START_LIMIT;
         if one.has_ended() || late {
-            let (was_ready, doing) = (one.is_ready, one.doing());
+            let (spared, doing) = (one.is_ready || one.was_killed(), one.doing());
             one.end();
-            if was_ready {
-                // Somebody has killed it, the kernel for its memory perhaps: not to make it worse.
+            if spared {
+                // Not to make it worse.
                 self.pause = Some(now + PAUSE);
                 return None;
             }
