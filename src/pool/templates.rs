@@ -139,7 +139,7 @@ impl Templates {
             // What is on the disk now may be another php than the one that it has loaded.
             if !one.is_current() {
                 self.forget_standing(&one.class);
-            } else if !one.has_ended() && one.made.elapsed() <= OLDEST {
+            } else if !one.has_ended() && one.made.elapsed() < OLDEST {
                 return Ok(one);
             }
             one.end();
@@ -172,7 +172,8 @@ impl Templates {
 
     /// When there is something to do.
     pub fn next(&self) -> Option<Instant> {
-        self.due
+        let old = self.waiting.iter().filter(|one| one.is_ready).map(|one| one.made + OLDEST);
+        self.due.into_iter().chain(old).min()
     }
 
     /// Looks at those that are being made, and begins with the next if `is_quiet`; a line to tell, if any.
@@ -183,7 +184,7 @@ impl Templates {
         (places, base, network): (&Places, Option<&Base>, Option<&mut SpareNetwork>),
         sources: impl Fn(&Profile) -> Vec<(PathBuf, Use)>,
     ) -> Option<String> {
-        if self.due.is_none_or(|due| due > now) {
+        if self.next().is_none_or(|due| due > now) {
             return None;
         }
         self.due = None;
@@ -282,7 +283,7 @@ impl Templates {
             std::mem::take(&mut self.models).into_iter().partition(|model| model.prepared.is_fresh());
         self.models = fresh;
         let is_stale = |one: &Waiting| {
-            one.made.elapsed() > OLDEST
+            one.made.elapsed() >= OLDEST
                 || !one.is_current()
                 || stale.iter().any(|model| model.class == one.class)
         };
