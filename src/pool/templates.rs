@@ -146,7 +146,7 @@ impl Templates {
             // What is on the disk now may be another php than the one that it has loaded.
             if !one.is_current() {
                 self.forget_standing(&one.class);
-            } else if !one.has_ended() && one.made.elapsed() <= OLDEST {
+            } else if !one.has_ended() && one.made.elapsed() < OLDEST {
                 return Ok(one);
             }
             one.end();
@@ -196,7 +196,8 @@ impl Templates {
 
     /// When there is something to do.
     pub fn next(&self) -> Option<Instant> {
-        self.due
+        let old = self.waiting.iter().filter(|one| one.is_ready).map(|one| one.made + OLDEST);
+        self.due.into_iter().chain(old).min()
     }
 
     /// Looks at those that are being made, and begins with the next if `is_quiet`; a line to tell, if any.
@@ -207,7 +208,7 @@ impl Templates {
         (places, base, network): (&Places, Option<&Base>, Option<&mut SpareNetwork>),
         sources: impl Fn(&Profile) -> Vec<(PathBuf, Use)>,
     ) -> Option<String> {
-        if self.due.is_none_or(|due| due > now) {
+        if self.next().is_none_or(|due| due > now) {
             return None;
         }
         self.due = None;
@@ -286,9 +287,14 @@ impl Templates {
             return None;
         }
         let class = Rc::clone(&trial.waiting.class);
+        let was_killed = trial.waiting.was_killed();
         trial.waiting.end();
         match verdict {
             Verdict::Unfit(why) => self.refuse(&class, &why),
+            Verdict::Lost(_) if was_killed => {
+                self.pause = Some(now + PAUSE);
+                None
+            }
             Verdict::Lost(why) => self.lose(&class, &why),
             Verdict::Good | Verdict::Pending => {
                 self.lost.remove(&class);
@@ -315,7 +321,7 @@ impl Templates {
             std::mem::take(&mut self.models).into_iter().partition(|model| model.prepared.is_fresh());
         self.models = fresh;
         let is_stale = |one: &Waiting| {
-            one.made.elapsed() > OLDEST
+            one.made.elapsed() >= OLDEST
                 || !one.is_current()
                 || stale.iter().any(|model| model.class == one.class)
         };
@@ -341,10 +347,10 @@ impl Templates {
         let class = Rc::clone(&one.class);
         let late = !one.is_ready && now > one.made + START_LIMIT;
         if one.has_ended() || late {
-            let (was_ready, doing) = (one.is_ready, one.doing());
+            let (spared, doing) = (one.is_ready || one.was_killed(), one.doing());
             one.end();
-            if was_ready {
-                // Somebody has killed it, the kernel for its memory perhaps: not to make it worse.
+            if spared {
+                // Not to make it worse.
                 self.pause = Some(now + PAUSE);
                 return None;
             }

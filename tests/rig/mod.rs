@@ -4,7 +4,9 @@
 
 pub mod browser;
 pub mod confined;
+pub mod fault;
 mod guard;
+pub mod image;
 pub mod nginx;
 pub mod port;
 pub mod site;

@@ -33,10 +33,12 @@ pub fn waiting(rig: &Rig) -> Vec<i32> {
 
 /// Waits until `count` wait, and howdah has seen it.
 pub fn stocked(rig: &Rig, count: usize) -> Vec<i32> {
-    let found = wait_for("templates", SOON, || Some(waiting(rig)).filter(|found| found.len() == count));
-    // howdah looks every few milliseconds.
-    std::thread::sleep(Duration::from_millis(200) * patience());
-    found
+    wait_for("templates", SOON, || {
+        let found = Some(waiting(rig)).filter(|found| found.len() == count)?;
+        // howdah looks every few milliseconds; the first of a class is tried and does not stay.
+        std::thread::sleep(Duration::from_millis(200) * patience());
+        Some(found).filter(|found| *found == waiting(rig))
+    })
 }
 
 /// What the last good start of `pool` was by.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::model::step;
-use super::waiting::Waiting;
+use super::waiting::{RUNS, Waiting};
 use crate::fpm::client::{Request, response};
 use crate::fpm::log::{Kind, Line, Lines, classify, reason};
 use crate::pool::prepare::{self, Prepared};
@@ -28,6 +28,8 @@ const PING: &str = "/howdah-trial";
 const PONG: &[u8] = b"pong";
 /// The longest answer to that.
 const ANSWER_LIMIT: usize = 16 << 10;
+/// How often it is looked at to see in what it waits; some never do.
+const MOST_LOOKS: u32 = 10;
 /// As many lines of its log are kept.
 const MOST_LINES: usize = 256;
 
@@ -39,6 +41,7 @@ pub(super) struct Trial {
     lines: Lines,
     said: Vec<Line>,
     until: Instant,
+    looks_when_ready: u32,
 }
 
 /// What came out.
@@ -68,6 +71,7 @@ impl Trial {
                 lines: Lines::default(),
                 said: Vec::new(),
                 until: Instant::now() + LIMIT,
+                looks_when_ready: 0,
             }),
             Err(error) => Err((waiting, error)),
         }
@@ -96,6 +100,11 @@ impl Trial {
         let got_sockets = self.waiting.template.process.gate.is_none();
         if !got_sockets && self.said.iter().any(|line| line.kind == Kind::Ready) {
             let doing = self.waiting.doing();
+            // It has just said so, and is about to wait for something.
+            self.looks_when_ready += 1;
+            if doing == RUNS && self.looks_when_ready < MOST_LOOKS {
+                return Verdict::Pending;
+            }
             return Verdict::Unfit(format!("is ready and has not called epoll_create: {doing}"));
         }
         match self.hear() {
@@ -153,14 +162,15 @@ fn bind(waiting: &mut Waiting, home: &Home) -> Result<UnixStream, StepError> {
     Ok(client)
 }
 
-/// One pool that answers the ping, on the first of the sockets: what php-fpm does with the others is the same.
+/// Workers that are there from the beginning: php-fpm refuses `ondemand` where it waits otherwise than by
+/// epoll (fpm_conf.c), and that is to be told by what it does. One pool that answers the ping, on the first of the sockets: what php-fpm does with the others is the same.
 fn configuration(prepared: &Prepared) -> Option<String> {
     let process = prepared.spec.process().as_ref()?;
     let sockets = process.env().iter().flatten().find_map(|one| one.strip_prefix("FPM_SOCKETS="))?;
     let (key, _) = sockets.split(',').next()?.rsplit_once('=')?;
     Some(format!(
         "[global]\nerror_log = /dev/null\nlog_level = notice\ndaemonize = no\n[trial]\nlisten = {key}\n\
-         pm = ondemand\npm.max_children = 1\nping.path = {PING}\n"
+         pm = static\npm.max_children = 1\nping.path = {PING}\n"
     ))
 }
 

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
+use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 
 use super::loaded::loaded;
@@ -24,6 +25,9 @@ use crate::sandbox::template::Template;
 use crate::sandbox::visit::Home;
 use crate::spec;
 use crate::{image, sys};
+
+/// What one does that does not sleep.
+pub(super) const RUNS: &str = "it runs";
 
 /// One that has been made, or is being.
 pub struct Waiting {
@@ -81,15 +85,24 @@ impl Waiting {
         text.split(' ').next()?.parse().ok()
     }
 
-    /// What it is doing: "it sleeps in poll", "it was killed by SIGKILL"; empty while it runs.
-    pub(super) fn doing(&self) -> String {
+    fn end_of(&self) -> Option<WaitStatus> {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        match waitid(Id::PIDFd(self.template.process.pidfd.as_fd()), flags) {
-            Ok(WaitStatus::Exited(_, status)) => format!("it ended with status {status}"),
-            Ok(WaitStatus::Signaled(_, signal, _)) => format!("it was killed by {signal}"),
+        waitid(Id::PIDFd(self.template.process.pidfd.as_fd()), flags).ok()
+    }
+
+    /// Whether somebody has killed it, the kernel for its memory perhaps: that says nothing about the next.
+    pub(super) fn was_killed(&self) -> bool {
+        matches!(self.end_of(), Some(WaitStatus::Signaled(_, Signal::SIGKILL, _)))
+    }
+
+    /// What it is doing: "it sleeps in poll", "it was killed by SIGKILL".
+    pub(super) fn doing(&self) -> String {
+        match self.end_of() {
+            Some(WaitStatus::Exited(_, status)) => format!("it ended with status {status}"),
+            Some(WaitStatus::Signaled(_, signal, _)) => format!("it was killed by {signal}"),
             _ => {
                 let name = self.call().and_then(|number| seccomp::name(number.try_into().ok()?));
-                name.map_or_else(String::new, |name| format!("it sleeps in {name}"))
+                name.map_or_else(|| RUNS.to_owned(), |name| format!("it sleeps in {name}"))
             }
         }
     }
