@@ -9,6 +9,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::time::Duration;
 
+use rig::templates::{keep, started_by, stocked, waiting};
 use rig::{OTHER, Rig, TENANT, wait_for};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -23,56 +24,18 @@ fn rig_with(count: u32) -> Rig {
     rig
 }
 
-fn keep(rig: &Rig, count: u32) {
-    rig.configure("5s");
-    let text = fs::read_to_string(rig.path("howdah.toml")).unwrap();
-    rig.write("howdah.toml", &text.replace("[serve]\n", &format!("[serve]\ntemplates = {count}\n")));
-}
-
-/// How many wait: php-fpm's that sleep in open(2) of their configuration.
-fn waiting(rig: &Rig) -> Vec<i32> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(rig.cgroup()).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if !name.starts_with("template-") || rig.path(&format!("run/templates/{name}/pool")).exists() {
-            continue;
-        }
-        let text = fs::read_to_string(entry.path().join("cgroup.procs")).unwrap_or_default();
-        for pid in text.lines() {
-            let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
-            if call.split(' ').next() == Some(&libc::SYS_openat.to_string()) {
-                found.push(pid.parse().unwrap());
-            }
-        }
-    }
-    found
-}
-
-/// Waits until `count` wait, and howdah has seen it.
-fn stocked(rig: &Rig, count: usize) -> Vec<i32> {
-    let found = wait_for("templates", SOON, || Some(waiting(rig)).filter(|found| found.len() == count));
-    // howdah looks every few milliseconds.
-    std::thread::sleep(Duration::from_millis(200) * rig::patience());
-    found
-}
-
-fn started_by(rig: &Rig, pool: &str) -> String {
-    wait_for("the record of a start", SOON, || {
-        Some(rig.record(pool).last_start_by).filter(|by| !by.is_empty())
-    })
-}
-
 #[test]
 fn a_pool_starts_by_a_template_and_another_is_made() {
     let mut rig = rig_with(1);
     rig.site("blog", "index.php", "<?php echo getmypid(), ' ', posix_getuid(), ' ', php_uname('n');", TENANT);
-    rig.pool("blog", SHORT);
+    // Long enough to be looked at.
+    rig.pool("blog", &format!("[idle]\nstop = \"{}s\"", rig::patience()));
     rig.serve();
     for _ in 0..3 {
         let waiting = stocked(&rig, 1);
         assert_eq!(rig.text("blog", "/index.php"), "2 33 blog");
-        assert_eq!(started_by(&rig, "blog"), "template");
         assert_eq!(rig.master("blog"), waiting[0], "it was another that waited");
+        assert_eq!(started_by(&rig, "blog"), "template");
         rig.wait_state("blog", "cold");
     }
     assert_eq!(rig.end(), 0);
@@ -146,7 +109,7 @@ fn its_files_are_the_tenants_on_the_disk_and_inside() {
 
 /// What can be seen from inside, without what differs between any two sandboxes. What does tell:
 /// one more filter (the gate's, Seccomp_filters), the mark of id-mapped mounts, the order in which
-/// mounts were made, and the host's number in uid_map.
+/// mounts and the first files of /tmp were made, and the host's number in uid_map.
 const LOOK: &str = r#"
     $strip = fn($text) => preg_replace(['/^\d+ \d+ \d+:\d+ /m', '/ (master|shared|propagate_from):\d+/', '/,idmapped/', '/,?(uid|gid)=\d+/', '/(howdah-test-\w+)\/(run\/(pools\/\w+|templates\/[\w-]+)\/rootfs)/'], ['', '', '', '', 'ROOT'], $text);
     // In which order they were made is to be seen in theirs.
@@ -158,7 +121,7 @@ const LOOK: &str = r#"
     $told['limits'] = file_get_contents('/proc/self/limits');
     $told['mountinfo'] = $sort($strip(file_get_contents('/proc/self/mountinfo')));
     $told['1/mountinfo'] = $sort($strip($told['1/mountinfo'] ?: ''));
-    foreach (scandir('/proc/self/fd') as $fd) if ($fd[0] != '.') $told["fd $fd"] = preg_replace('/\d{3,}/', 'N', preg_replace('/ZendSem\.\w+/', 'ZendSem', (string) @readlink("/proc/self/fd/$fd")));
+    foreach (scandir('/proc/self/fd') as $fd) if ($fd[0] != '.') $told["fd $fd"] = preg_replace('/\d{3,}|#\d+/', 'N', preg_replace('/ZendSem\.\w+/', 'ZendSem', (string) @readlink("/proc/self/fd/$fd")));
     $told['ini'] = ini_get_all(null, false); $told['extensions'] = get_loaded_extensions();
     $told['env'] = getenv(); $told['uname'] = php_uname('n'); $told['ids'] = [posix_getuid(), posix_getgid(), posix_getgroups(), posix_getpwuid(posix_getuid())];
     $told['nice'] = function_exists('pcntl_getpriority') ? pcntl_getpriority() : explode(' ', file_get_contents('/proc/self/stat'))[18];

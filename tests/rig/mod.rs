@@ -8,6 +8,7 @@ mod guard;
 pub mod nginx;
 pub mod port;
 pub mod site;
+pub mod templates;
 pub mod torture;
 pub mod world;
 
@@ -93,13 +94,6 @@ impl Rig {
             "[serve]\nstate_dir = {state:?}\ndrain = {drain:?}\n[defaults.start]\ntimeout = \"{start}s\"\n"
         );
         self.write("howdah.toml", &text);
-    }
-
-    /// Writes howdah.toml anew: `count` templates are kept of each class.
-    pub fn keep_templates(&self, count: u32) {
-        self.configure("5s");
-        let text = fs::read_to_string(self.path("howdah.toml")).unwrap();
-        self.write("howdah.toml", &text.replace("[serve]\n", &format!("[serve]\ntemplates = {count}\n")));
     }
 
     /// A path below the directory.
