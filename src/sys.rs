@@ -194,6 +194,16 @@ pub fn pss(pid: Pid) -> Option<u64> {
     line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
+/// Whether a process has the real uid `uid` (getpriority(2): ESRCH where none has). All that this
+/// process's pid namespace can see is asked.
+pub fn has_processes(uid: u32) -> bool {
+    // The least nice value of them may be -1, too.
+    Errno::clear();
+    // SAFETY: no pointers.
+    let nice = unsafe { libc::getpriority(libc::PRIO_USER, uid) };
+    !(nice == -1 && Errno::last() == Errno::ESRCH)
+}
+
 /// getpriority(2): the nice value of this process.
 pub fn own_nice() -> i32 {
     // SAFETY: no pointers. It cannot fail for the caller itself, so that -1 is a value.

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use howdah::attack::{ATTACKS, Control, Wall};
 use howdah::sandbox::landlock;
 use rig::Rig;
+use rig::templates::keep;
 use rig::world::World;
 use serde_json::Value;
 
@@ -330,9 +331,9 @@ fn a_pool_is_attacked_by_each_way_in_which_it_can_start() {
         let cards = cards(&command(&rig, &[&["--json"], words].concat()).output().unwrap());
         cards.iter().map(|card| card["start"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
-    rig.keep_templates(0);
+    keep(&rig, 0);
     assert_eq!(starts(&[pool]), ["cold launch"]);
-    rig.keep_templates(1);
+    keep(&rig, 1);
     assert_eq!(starts(&[pool]), ["cold launch", "template"]);
     let shared = rig.profile("shared", "share = [\"uts\"]");
     let words = ["--profile", shared.to_str().unwrap(), pool];

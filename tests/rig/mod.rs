@@ -100,15 +100,6 @@ impl Rig {
         self.write("howdah.toml", &text);
     }
 
-    /// Writes howdah.toml anew: `count` templates are kept of each class.
-    pub fn keep_templates(&self, count: u32) {
-        self.configure("5s");
-        let text = fs::read_to_string(self.path("howdah.toml")).unwrap();
-        let (before, behind) = text.split_once("templates = ").unwrap();
-        let (_, behind) = behind.split_once('\n').unwrap();
-        self.write("howdah.toml", &format!("{before}templates = {count}\n{behind}"));
-    }
-
     /// A path below the directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)

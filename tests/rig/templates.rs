@@ -9,7 +9,11 @@ const SOON: Duration = Duration::from_secs(20);
 
 /// Has the next howdah of `rig` keep `count` templates of each class.
 pub fn keep(rig: &Rig, count: u32) {
-    rig.keep_templates(count);
+    rig.configure("5s");
+    let text = fs::read_to_string(rig.path("howdah.toml")).unwrap();
+    let (before, behind) = text.split_once("templates = ").unwrap();
+    let (_, behind) = behind.split_once('\n').unwrap();
+    rig.write("howdah.toml", &format!("{before}templates = {count}\n{behind}"));
 }
 
 /// Those that wait: php-fpm's that sleep in open(2) of their configuration.

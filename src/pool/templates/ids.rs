@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::NoTemplates;
 use crate::config::types::IdRange;
+use crate::sys;
 
 /// Refuses ids that an account has, or somebody's containers (passwd(5), group(5), subuid(5)).
 pub(super) fn refuse_taken(range: IdRange) -> Result<(), NoTemplates> {
@@ -59,10 +60,16 @@ impl Ids {
 
     /// The next that nobody has; `None` where all are given out.
     pub(super) fn take(&mut self) -> io::Result<Option<u32>> {
+        // The kernel knows of more than this howdah: generations of an earlier one, another
+        // howdah's, and whatever else may have run as one of these.
+        self.take_unless(sys::has_processes)
+    }
+
+    fn take_unless(&mut self, is_alive: impl Fn(u32) -> bool) -> io::Result<Option<u32>> {
         for _ in 0..self.range.count() {
             let id = self.next;
             self.next = if id == self.range.last { self.range.first } else { id + 1 };
-            if self.used.insert(id) {
+            if !is_alive(id) && self.used.insert(id) {
                 // Before it is used: a howdah that dies now leaves it out.
                 fs::write(&self.file, format!("{}\n", self.next))?;
                 return Ok(Some(id));
@@ -101,15 +108,19 @@ mod tests {
     fn an_id_is_given_out_once_and_not_again_while_it_is_used() {
         let state = tempfile::tempdir().unwrap();
         let range = IdRange { first: 100_000, last: 100_002 };
+        let nobody = |_| false;
         let mut ids = Ids::open(range, state.path());
-        assert_eq!(ids.take().unwrap(), Some(100_000));
-        assert_eq!(ids.take().unwrap(), Some(100_001));
+        assert_eq!(ids.take_unless(nobody).unwrap(), Some(100_000));
+        assert_eq!(ids.take_unless(nobody).unwrap(), Some(100_001));
         ids.used.remove(&100_000);
-        assert_eq!(ids.take().unwrap(), Some(100_002), "not the one that was just given back");
-        assert_eq!(ids.take().unwrap(), Some(100_000));
-        assert_eq!(ids.take().unwrap(), None);
+        assert_eq!(ids.take_unless(nobody).unwrap(), Some(100_002), "not the one that was just given back");
+        assert_eq!(ids.take_unless(nobody).unwrap(), Some(100_000));
+        assert_eq!(ids.take_unless(nobody).unwrap(), None);
         // The next howdah goes on where this one ended.
         let mut next = Ids::open(range, state.path());
-        assert_eq!(next.take().unwrap(), Some(100_001));
+        assert_eq!(next.take_unless(nobody).unwrap(), Some(100_001));
+        // And leaves out what still runs, of which it has no list.
+        assert_eq!(next.take_unless(|id| id == 100_002).unwrap(), Some(100_000));
+        assert_eq!(next.take_unless(|id| id == 100_002).unwrap(), None);
     }
 }

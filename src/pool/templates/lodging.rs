@@ -15,8 +15,8 @@ pub struct Lodging {
     /// Its uid and gid on the host.
     pub id: u32,
     pub(super) directory: PathBuf,
-    /// Where the id is given back; `None` of one that an earlier howdah made, whose id is as good as
-    /// gone until all others have been given out.
+    /// Where the id is given back; `None` of one that an earlier howdah made, whose id nobody gets
+    /// while a process has it.
     pub(super) ids: Option<Rc<RefCell<Ids>>>,
 }
 
