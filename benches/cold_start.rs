@@ -19,7 +19,7 @@ use clap::Parser;
 use serde_json::json;
 
 use rig::activation::Listener;
-use rig::figures::{Samples, goal, shuffled};
+use rig::figures::{Samples, Steps, goal, shuffled};
 use rig::peers::Peer;
 use rig::php::{ANSWER, Extensions, Stage, Workers};
 use rig::serve::{self, Serve};
@@ -79,7 +79,7 @@ struct Contestant {
     extensions: Extensions,
     ms: Samples,
     /// Where the time of howdah's went, step by step.
-    steps: Vec<(String, Samples)>,
+    steps: Steps,
 }
 
 fn measure(flags: &Flags, scratch: &Path) -> Outcome {
@@ -163,11 +163,11 @@ impl Hall {
                 starter,
                 extensions,
                 ms: Samples::default(),
-                steps: Vec::new(),
+                steps: Steps::default(),
             });
             let mut tried = both
                 .into_iter()
-                .map(|mut one| self.once(&mut one).map(|_| Contestant { steps: Vec::new(), ..one }));
+                .map(|mut one| self.once(&mut one).map(|_| Contestant { steps: Steps::default(), ..one }));
             match tried.by_ref().collect::<Outcome<Vec<_>>>() {
                 Ok(able) => admitted.extend(able),
                 Err(reason) => println!("{} is left out: {reason}", starter.name()),
@@ -216,12 +216,7 @@ impl Hall {
         if seen["last_start_by"] != by {
             return Err(format!("it was started by {}{}", seen["last_start_by"], howdah.last_words()).into());
         }
-        for (step, ms) in serve::time_line(&seen, sent, took) {
-            match contestant.steps.iter_mut().find(|(name, _)| *name == step) {
-                Some((_, samples)) => samples.0.push(ms),
-                None => contestant.steps.push((step, Samples(vec![ms]))),
-            }
-        }
+        contestant.steps.push(serve::time_line(&seen, sent, took));
         Ok(took)
     }
 
@@ -254,12 +249,7 @@ fn print_table(extensions: Extensions, contestants: &[&Contestant]) {
             one.ms.median() / bare.ms.median(),
         );
     }
-    for one in contestants.iter().filter(|one| !one.steps.is_empty()) {
-        println!("  where the time of {} goes, medians, ms:", one.starter.name());
-        for (step, ms) in &one.steps {
-            println!("    {step:<20}{:>8.3}", ms.median());
-        }
-    }
+    contestants.iter().for_each(|one| one.steps.print(one.starter.name()));
     if let Some(howdah) = contestants.iter().find(|one| one.starter == Starter::Howdah) {
         for line in goals(howdah, bare, contestants) {
             println!("{line}");
@@ -295,7 +285,7 @@ fn write_json(file: &Path, contestants: &[Contestant]) -> Outcome {
     let all: Vec<_> = contestants
         .iter()
         .map(|one| {
-            let steps: Vec<_> = one.steps.iter().map(|(step, ms)| json!({"step": step, "ms": ms.0})).collect();
+            let steps: Vec<_> = one.steps.0.iter().map(|(step, ms)| json!({"step": step, "ms": ms.0})).collect();
             json!({"contestant": one.starter.name(), "extensions": one.extensions.name(), "ms": one.ms.0, "steps": steps})
         })
         .collect();

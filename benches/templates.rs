@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 
 use rig::activation::Listener;
 use rig::at_rest::{AtRest, MB};
-use rig::figures::{Samples, goal, shuffled};
+use rig::figures::{Samples, Steps, goal, shuffled};
 use rig::peers::Peer;
 use rig::php::{ANSWER, Extensions, Stage, Workers};
 use rig::serve::{self, Serve};
@@ -114,13 +114,25 @@ impl<'a> House<'a> {
     fn by_template(&self) -> Outcome<usize> {
         let mut count = 0;
         for number in 0..self.sockets.len() {
-            match self.serve.pool(&format!("pool-{number}"))?["last_start_by"].as_str() {
+            match self.started(number)?["last_start_by"].as_str() {
                 Some("template") => count += 1,
                 Some("cold launch") => {}
                 other => return Err(format!("pool-{number} was started by {other:?}").into()),
             }
         }
         Ok(count)
+    }
+
+    /// What `ps` says of the pool once its start is written down: that is not waited for by the visitor.
+    fn started(&self, number: usize) -> Outcome<Value> {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            let seen = self.serve.pool(&format!("pool-{number}"))?;
+            if seen["starts"] == 1 || Instant::now() > deadline {
+                return Ok(seen);
+            }
+            sleep(Duration::from_millis(5));
+        }
     }
 
     fn ask(&self, socket: &Path) -> Outcome<Duration> {
@@ -138,6 +150,7 @@ fn keep_distance(last: Instant, gap: Duration) {
 fn in_turn(stage: &Stage, flags: &Flags) -> Outcome<Value> {
     let names = ["bare", "howdah", "template"];
     let mut ms = names.map(|_| Samples::default());
+    let mut steps = names.map(|_| Steps::default());
     let (mut by_template, mut longest_gap) = (0, Duration::ZERO);
     for round in 0..flags.rounds {
         for place in shuffled(names.len(), round) {
@@ -147,16 +160,23 @@ fn in_turn(stage: &Stage, flags: &Flags) -> Outcome<Value> {
                 let now = Instant::now();
                 let since = now - std::mem::replace(&mut last, now);
                 longest_gap = longest_gap.max(since);
-                ask().map(|took| ms[place].0.push(took.as_secs_f64() * 1e3))
+                ask().inspect(|took| ms[place].0.push(took.as_secs_f64() * 1e3))
             };
             if names[place] == "bare" {
                 let bare = Bare::set(stage)?;
-                (0..flags.turns).try_for_each(|_| sample(&mut || bare.once()))?;
+                (0..flags.turns).try_for_each(|_| sample(&mut || bare.once()).map(drop))?;
             } else {
                 let templates = usize::from(names[place] == "template");
                 let name = format!("turn-{round}-{}", names[place]);
                 let house = House::open(stage, &name, Extensions::Full, flags.turns, templates)?;
-                house.sockets.iter().try_for_each(|socket| sample(&mut || house.ask(socket)))?;
+                for (number, socket) in house.sockets.iter().enumerate() {
+                    let mut sent = 0.0;
+                    let took = sample(&mut || {
+                        sent = serve::monotonic_us()?;
+                        house.ask(socket)
+                    })?;
+                    steps[place].push(serve::time_line(&house.started(number)?, sent, took));
+                }
                 by_template += house.by_template()?;
             }
             processes::end_all_but(&[])?;
@@ -174,6 +194,7 @@ fn in_turn(stage: &Stage, flags: &Flags) -> Outcome<Value> {
             samples.median() / ms[0].median()
         );
     }
+    names.iter().zip(&steps).for_each(|(name, steps)| steps.print(name));
     println!("  the longest time from one visit to the next: {} ms", longest_gap.as_millis());
     let words = format!("all by template, one being kept: {by_template} of {asked}");
     println!("{}", goal(by_template == asked && longest_gap < Duration::from_secs(1), &words));
