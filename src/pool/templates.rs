@@ -66,6 +66,14 @@ pub enum NoTemplates {
     /// There is nowhere to be born.
     #[error("no templates: they need a cgroup v2 that howdah may write")]
     Cgroup,
+    /// Their ids cannot be kept from other howdahs.
+    #[error("no templates: {}: {told}: howdah locks there which of their ids are taken", path.display())]
+    Claims {
+        /// The file.
+        path: PathBuf,
+        /// Why it cannot be opened.
+        told: String,
+    },
     /// Some of their ids are somebody's.
     #[error("no templates: {whose} in {file} lies in [serve] template_ids ({range}): choose another range")]
     Taken {
@@ -110,7 +118,7 @@ impl Templates {
         refuse_taken(range)?;
         let home = Home::open().map_err(NoTemplates::Rights)?;
         let ends = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(NoTemplates::Rights)?;
-        let ids = Rc::new(RefCell::new(Ids::open(range, &places.state)));
+        let ids = Rc::new(RefCell::new(Ids::open(range, &places.state)?));
         let (models, waiting) = (Vec::new(), Vec::new());
         let directory = directory(places);
         Ok(Self {
