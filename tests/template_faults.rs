@@ -5,9 +5,11 @@
 mod rig;
 
 use std::fs;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use howdah::fpm::client::exchange;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -95,6 +97,17 @@ fn recovers(rig: &Rig) {
     assert_eq!(rig.master("blog"), waiting);
     assert_eq!(rig.record("blog").last_start_not_by_template, None);
     rig.wait_state("blog", "cold");
+}
+
+/// The same of the template's own php-fpm, which sleeps in open(2) again when this returns.
+fn inside(own: i32, instead: Instead, which: impl Fn(&Call) -> bool + Send + 'static) -> Fault {
+    let fault = Fault::at(own, instead, which);
+    wait_for("php-fpm in open(2)", SOON, || {
+        let read = |file: &str| fs::read_to_string(format!("/proc/{own}/{file}")).unwrap_or_default();
+        let sleeps = read("status").contains("State:\tS");
+        (sleeps && read("syscall").starts_with(&format!("{} ", libc::SYS_openat))).then_some(())
+    });
+    fault
 }
 
 type Which = Box<dyn Fn(&Call) -> bool + Send>;
@@ -186,16 +199,16 @@ fn it_may_die_at_any_moment_of_its_start() {
             Fault::at(howdah, Instead::OtherKilled(own), |call| call.number == libc::SYS_prlimit64)
         }),
         ("when it has its configuration", |_, own| {
-            Fault::at(own, Instead::Killed, |call| call.number == libc::SYS_read)
+            inside(own, Instead::Killed, |call| call.number == libc::SYS_read)
         }),
         ("when it asks for its sockets", |_, own| {
-            Fault::at(own, Instead::Killed, |call| call.number == libc::SYS_epoll_create)
+            inside(own, Instead::Killed, |call| call.number == libc::SYS_epoll_create)
         }),
         ("while it gets them", |howdah, own| {
             Fault::at(howdah, Instead::OtherKilled(own), |call| call.arguments[1] == ADDFD)
         }),
         ("when it has them", |_, own| {
-            Fault::at(own, Instead::Killed, |call| call.number == libc::SYS_epoll_ctl)
+            inside(own, Instead::Killed, |call| call.number == libc::SYS_epoll_ctl)
         }),
     ];
     for (name, begin) in killed {
@@ -204,11 +217,11 @@ fn it_may_die_at_any_moment_of_its_start() {
     }
     // It lives, and fails by itself.
     let own = stocked(&rig, 1)[0];
-    let fault = Fault::at(own, Instead::Fails(Errno::EIO), number(libc::SYS_read));
+    let fault = inside(own, Instead::Fails(Errno::EIO), number(libc::SYS_read));
     let (why, _) = survives(&rig, own, "it cannot read its configuration", Some(fault));
     assert!(why.starts_with("php-fpm ended: "), "{why}");
     let own = stocked(&rig, 1)[0];
-    let fault = Fault::at(own, Instead::Fails(Errno::EMFILE), number(libc::SYS_epoll_create));
+    let fault = inside(own, Instead::Fails(Errno::EMFILE), number(libc::SYS_epoll_create));
     survives(&rig, own, "it gets no epoll", Some(fault));
     let own = stocked(&rig, 1)[0];
     let fault = Fault::at(rig.pid() as i32, Instead::OtherKilled(own), writes_configuration);
@@ -227,10 +240,10 @@ fn one_that_stands_still_holds_nobody_up_for_long() {
         assert!(took >= limit && took < limit * 5 / 2, "{took:?}");
     };
     let own = stocked(&rig, 1)[0];
-    let fault = Fault::at(own, Instead::Never, |call| call.number == libc::SYS_epoll_create);
+    let fault = inside(own, Instead::Never, |call| call.number == libc::SYS_epoll_create);
     late(survives(&rig, own, "it never asks", Some(fault)), "ask for its sockets");
     let own = stocked(&rig, 1)[0];
-    let fault = Fault::at(own, Instead::Never, |call| call.number == libc::SYS_epoll_ctl);
+    let fault = inside(own, Instead::Never, |call| call.number == libc::SYS_epoll_ctl);
     late(survives(&rig, own, "it never is ready", Some(fault)), "become ready");
     let own = stocked(&rig, 1)[0];
     let fault = Fault::at(rig.pid() as i32, Instead::OtherStopped(own), |call| {
@@ -250,6 +263,53 @@ fn one_that_stands_still_holds_nobody_up_for_long() {
     let (why, took) = survives(&rig, own, "it was frozen", None);
     assert!(why.starts_with("execute (its configuration): ") && took < limit, "{why} {took:?}");
     recovers(&rig);
+    assert_eq!(rig.end(), 0);
+    assert!(!rig.cgroup().exists() && !rig.path("run/templates").exists(), "something is left behind");
+}
+
+#[test]
+fn howdah_may_die_at_any_moment_of_a_bind() {
+    let directory = tempfile::Builder::new().prefix("howdah-test-").tempdir_in("/tmp").unwrap();
+    let path = directory.path().join("blog.sock");
+    // As systemd would, somebody else holds it: who waits waits for the next howdah.
+    let mut rig = Rig::new().passing(UnixListener::bind(&path).unwrap(), "blog");
+    keep(&rig, 1);
+    rig.site("blog", "index.php", "<?php echo 'hello';", TENANT);
+    rig.pool("blog", SHORT);
+    rig.serve();
+    let argument = |at: usize, value: u64| -> Which { Box::new(move |call| call.arguments[at] == value) };
+    let number = |wanted: i64| -> Which { Box::new(move |call| call.number == wanted) };
+    let moments: [(&str, Which); 8] = [
+        ("before its mark", Box::new(|call| call.writes("/pool"))),
+        ("before its mounts", number(libc::SYS_open_tree)),
+        ("before it is entered", argument(1, VISIT)),
+        ("inside", number(libc::SYS_sethostname)),
+        ("before its configuration", Box::new(|call| call.writes("howdah/php-fpm.conf"))),
+        ("after it", Box::new(|call| call.writes("php-fpm.new"))),
+        ("before its sockets", argument(1, ADDFD)),
+        ("before it goes on", argument(1, NOTIFY_SEND)),
+    ];
+    for (name, which) in moments {
+        let own = stocked(&rig, 1)[0];
+        let lodging = lodging(&rig, own);
+        let fault = Fault::at(rig.pid() as i32, Instead::Killed, which);
+        let request = rig.request("blog", "/index.php", "GET", &[], b"");
+        let stream = UnixStream::connect(&path).unwrap();
+        let visitor = std::thread::spawn(move || exchange(&stream, &request, SOON * patience()));
+        wait_for("the end of howdah", SOON, || fault.is_over().then_some(()));
+        assert!(fault.has_happened(), "{name}");
+        rig.crash();
+        rig.serve();
+        let answer = visitor.join().unwrap().unwrap_or_else(|error| panic!("{name}: {error}\n{}", rig.log()));
+        assert_eq!((answer.status, answer.body.as_slice()), (200, b"hello".as_slice()), "{name}");
+        rig.wait_state("blog", "cold");
+        wait_for("the end of what was half bound", SOON, || {
+            let is_there = |path: &Path| path.exists();
+            let left = rig.path(&format!("run/templates/{lodging}"));
+            (!is_there(&left) && !is_there(&rig.cgroup().join(&lodging))).then_some(())
+        });
+        assert!(!rig.log().contains("left alone"), "{name}: {}", rig.log());
+    }
     assert_eq!(rig.end(), 0);
     assert!(!rig.cgroup().exists() && !rig.path("run/templates").exists(), "something is left behind");
 }

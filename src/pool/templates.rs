@@ -26,7 +26,7 @@ pub use self::lodging::{Lodging, find, is_cgroup, tidy};
 use self::model::{Model, Standing, class_of, descriptors, make_root, short_name, step};
 pub use self::model::{always_cold, class_name, sources};
 use self::trial::{Trial, Verdict};
-pub use self::waiting::Waiting;
+pub use self::waiting::{Waiting, asks};
 use super::prepare::{Places, Prepared};
 use crate::config::profile::Profile;
 use crate::config::types::IdRange;
