@@ -131,17 +131,27 @@ impl Templates {
     /// Why there is none.
     pub fn take(&mut self, prepared: &Rc<Prepared>, listeners: usize) -> Result<Waiting, String> {
         let class = self.learn(prepared, listeners);
+        let mut why = None;
         loop {
             let of_class = |one: &Waiting| one.is_ready && one.class == class;
-            let Some(at) = self.waiting.iter().position(of_class) else { return Err(self.why_none(&class)) };
+            let Some(at) = self.waiting.iter().position(of_class) else {
+                let why = why.unwrap_or_else(|| self.why_none(&class));
+                self.renew(&class, prepared, listeners);
+                return Err(why);
+            };
             let mut one = self.waiting.swap_remove(at);
             let _ = self.ends.delete(&one.template.process.pidfd);
             // What is on the disk now may be another php than the one that it has loaded.
-            if !one.is_current() {
-                self.forget_standing(&one.class);
-            } else if !one.has_ended() && one.made.elapsed() < OLDEST {
+            why = Some(if !one.is_current() {
+                self.forget_standing(&class);
+                "what it has loaded has changed on the disk".to_owned()
+            } else if one.has_ended() {
+                "it had ended".to_owned()
+            } else if one.made.elapsed() >= OLDEST {
+                "it was too old".to_owned()
+            } else {
                 return Ok(one);
-            }
+            });
             one.end();
         }
     }
@@ -155,6 +165,15 @@ impl Templates {
         }
         self.due = Some(Instant::now() + QUIET);
         class
+    }
+
+    /// The next of `class` are made from `prepared`, if what they were made from is out of date.
+    fn renew(&mut self, class: &Rc<str>, prepared: &Rc<Prepared>, listeners: usize) {
+        let is_old = |model: &Model| model.class == *class && !model.prepared.is_fresh();
+        if self.models.iter().any(is_old) {
+            self.models.retain(|model| model.class != *class);
+            self.learn(prepared, listeners);
+        }
     }
 
     fn why_none(&self, class: &Rc<str>) -> String {
