@@ -124,7 +124,7 @@ fn steps(own: i32) -> Vec<(&'static str, Errno, Which, &'static str)> {
         ("its mark", Errno::ENOSPC, writes("/pool".into()), "attach the root (its mark)"),
         ("the owners of its mounts", Errno::EPERM, writes("/uid_map".into()), "map the uid and gid (of its"),
         ("a copy of a mount", Errno::EMFILE, number(libc::SYS_open_tree), "open "),
-        ("an id map of a mount", Errno::EINVAL, number(libc::SYS_mount_setattr), "map the owners of "),
+        ("an id map of a mount", Errno::ENOMEM, number(libc::SYS_mount_setattr), "map the owners of "),
         ("a mount point", Errno::EROFS, number(libc::SYS_mkdirat), "mount "),
         ("its namespaces", Errno::EPERM, argument(libc::SYS_setns, 1, VISIT), "mount (its mount namespace"),
         ("a mount", Errno::ENOSPC, number(libc::SYS_move_mount), "mount "),
@@ -312,4 +312,43 @@ fn howdah_may_die_at_any_moment_of_a_bind() {
     }
     assert_eq!(rig.end(), 0);
     assert!(!rig.cgroup().exists() && !rig.path("run/templates").exists(), "something is left behind");
+}
+
+#[test]
+fn a_file_system_that_cannot_be_mapped_costs_one_template_and_no_request() {
+    let mut rig = Rig::new();
+    keep(&rig, 1);
+    // ramfs: its files cannot be shown as another's (FS_ALLOW_IDMAP), tmpfs's can.
+    for (name, kind) in [("blog", "ramfs"), ("shop", "tmpfs")] {
+        rig.site(name, "index.php", "<?php echo 'hello';", TENANT);
+        let data = rig.private(&format!("{name}-{kind}"), TENANT);
+        rig.pool(
+            name,
+            &format!("{SHORT}\n[[mount]]\nsource = {data:?}\ntarget = \"/srv/data\"\naccess = \"rw\"\n"),
+        );
+    }
+    let (ramfs, tmpfs) = (rig.path("blog-ramfs"), rig.path("shop-tmpfs"));
+    let mounts = format!(
+        "mount -t ramfs none {0}; mount -t tmpfs none {1}; chown www-data {0} {1}; exec \"$@\"",
+        ramfs.display(),
+        tmpfs.display()
+    );
+    rig.serve_under(&["unshare", "-m", "--propagation", "private", "sh", "-ec", &mounts, "sh"], &[]);
+    let own = stocked(&rig, 1)[0];
+    let (why, _) = survives(&rig, own, "it cannot be mapped", None);
+    assert!(
+        why.starts_with("map the owners of ") && why.contains("ramfs") && why.contains("(EINVAL)"),
+        "{why}"
+    );
+    // The next start knows, and spends none.
+    let own = stocked(&rig, 1)[0];
+    let starts = rig.record("blog").starts;
+    assert_eq!(rig.text("blog", "/index.php"), "hello");
+    let record = || Some(rig.record("blog")).filter(|record| record.starts > starts);
+    let record = wait_for("the record of the start", SOON, record);
+    assert_eq!(record.last_start_not_by_template.as_deref(), Some(why.as_str()));
+    assert_eq!(stocked(&rig, 1), [own], "it was spent");
+    // The control: the same on a file system that can.
+    rig.text("shop", "/index.php");
+    assert_eq!(started_by(&rig, "shop"), "template", "{}", rig.log());
 }
