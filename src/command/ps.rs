@@ -66,12 +66,7 @@ fn memory(record: &Record) -> Option<u64> {
         Some(cgroup) => cgroup.processes().ok()?,
         None => quiesce::tree(nix::unistd::Pid::from_raw(record.pid?)),
     };
-    let pss = |pid: nix::unistd::Pid| -> Option<u64> {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-        let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-        line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib * 1024)
-    };
-    Some(pids.into_iter().filter_map(pss).sum())
+    Some(pids.into_iter().filter_map(sys::pss).sum())
 }
 
 fn cpu(record: &Record) -> Option<u64> {
@@ -90,7 +85,9 @@ fn to_json(entry: &Entry, record: &Record) -> Value {
         "cpu_usec": cpu(record),
         "starts": record.starts,
         "last_start_ms": record.last_start_ms,
+        "last_start_monotonic_us": record.last_start_monotonic_us,
         "last_start_by": record.last_start_by,
+        "last_start_not_by_template": record.last_start_not_by_template,
         "last_start_steps_ms": record.last_start_steps_ms,
         "last_error": record.last_error,
         "network": record.network,

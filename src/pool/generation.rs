@@ -53,6 +53,9 @@ pub enum LaunchError {
 /// How long each part of a start took.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Phases {
+    /// Looking whether what it rests on is as it was, and where it is not, making that anew;
+    /// also a template that failed.
+    pub check: Duration,
     /// Making the cgroup.
     pub cgroup: Duration,
     /// Preparing mounts, before the clone.
@@ -63,10 +66,19 @@ pub struct Phases {
     pub clone: Duration,
     /// The child's steps, until execve(2).
     pub walls: Duration,
-    /// php-fpm's own start, until it is ready.
+    /// Of a template: php-fpm reads its configuration and asks for its sockets, until it has them.
+    pub sockets: Duration,
+    /// php-fpm's own start, or what is left of it, until it is ready.
     pub ready: Duration,
     /// Until the connection was accepted.
     pub accepted: Duration,
+}
+
+impl Phases {
+    /// All until php-fpm had what it starts with.
+    pub fn before_ready(&self) -> Duration {
+        self.check + self.cgroup + self.plan + self.clone + self.walls + self.sockets
+    }
 }
 
 /// A running container.
@@ -81,7 +93,7 @@ pub struct Generation {
     pub freezer: Freezer,
     /// What its workers had done at the last look.
     pub activity: Activity,
-    /// When the launch began.
+    /// When it was asked for.
     pub began: Instant,
     /// Where the time went.
     pub phases: Phases,
@@ -222,6 +234,14 @@ impl Generation {
         let process = Launched { pid, pidfd, status, gate: None, network: None };
         let made = Self::new(number, Instant::now(), (process, log), freezer);
         Ok(Self { uplink, activity: Activity::read(pid), serves: true, lodging, ..made })
+    }
+
+    /// The same, asked for at `when`: what came before the launch is a part of the start.
+    #[must_use]
+    pub fn asked_for(mut self, when: Instant) -> Self {
+        self.phases.check = self.began.saturating_duration_since(when);
+        self.began = when;
+        self
     }
 
     /// The uid of its processes on the host: `pool`'s, or the one that it had before it was a pool's.

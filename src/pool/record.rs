@@ -67,9 +67,15 @@ pub struct Record {
     pub busy_looks: u64,
     /// How long the last good start took, from the connection to its acceptance, milliseconds.
     pub last_start_ms: Option<f64>,
+    /// When it began, by CLOCK_MONOTONIC, microseconds: systemd's `…TimestampMonotonic`.
+    #[serde(default)]
+    pub last_start_monotonic_us: Option<u64>,
     /// What the last good start was by: "template" or "cold launch".
     #[serde(default)]
     pub last_start_by: String,
+    /// Why it was not by a template, where templates are switched on.
+    #[serde(default)]
+    pub last_start_not_by_template: Option<String>,
     /// Where the time of the last good start went: each part and its milliseconds.
     pub last_start_steps_ms: Vec<(String, f64)>,
     /// Why the last start failed or the last generation ended.

@@ -56,8 +56,10 @@ pub struct Slot {
     pub shut: bool,
     /// What limits do to it, and what is still to be told of that.
     pub vigil: Vigil,
-    /// Whether the next launch makes its sandbox itself, for one that was made before has failed it.
-    pub cold: bool,
+    /// Why the launch in progress makes its sandbox itself, where there are templates.
+    pub cold: Option<String>,
+    /// When the start in progress, or the last one, was asked for.
+    asked: Instant,
     prepared: Option<Rc<Prepared>>,
     doors: Vec<Door>,
 }
@@ -164,7 +166,8 @@ impl Slot {
             budget: Budget::new(Instant::now()),
             shut: false,
             vigil: Vigil::default(),
-            cold: false,
+            cold: None,
+            asked: Instant::now(),
             prepared: None,
             doors: Vec::new(),
         }
@@ -206,6 +209,8 @@ impl Slot {
         places: &Places,
         base: Option<&Base>,
     ) -> Result<bool, PrepareError> {
+        self.asked = Instant::now();
+        self.cold = None;
         // Counted before anything can fail, so that each failure has a number of its own.
         self.record.generation += 1;
         if !self.prepared.as_ref().is_some_and(|prepared| prepared.is_fresh()) {
@@ -235,29 +240,33 @@ impl Slot {
         self.record.network = spec::network(&self.pool, &prepared.profile).to_string();
         let sockets: Vec<_> = self.listeners.iter().map(AsFd::as_fd).collect();
         let number = self.record.generation;
-        let is_cold =
-            std::mem::take(&mut self.cold) || templates::always_cold(&self.pool, &prepared.profile).is_some();
-        if let Some(templates) = templates.filter(|_| !is_cold) {
-            if let Some(waiting) = templates.take(prepared, sockets.len()) {
-                let bound = Generation::from_template(
-                    &self.pool,
-                    prepared,
-                    &sockets,
-                    number,
-                    base,
-                    waiting,
-                    &templates.home,
-                );
-                match bound {
-                    Ok(generation) => {
-                        self.generation = Some(generation);
-                        return Ok(notices);
+        if self.cold.is_none() {
+            self.cold = templates::always_cold(&self.pool, prepared).map(str::to_owned);
+        }
+        // One that has failed this start is not followed by another: who waits has waited.
+        if let (Some(templates), None) = (templates, &self.cold) {
+            match templates.take(prepared, sockets.len()) {
+                Ok(waiting) => {
+                    let home = &templates.home;
+                    let bound = Generation::from_template(
+                        &self.pool, prepared, &sockets, number, base, waiting, home,
+                    );
+                    match bound {
+                        Ok(generation) => {
+                            self.generation = Some(generation.asked_for(self.asked));
+                            return Ok(notices);
+                        }
+                        Err(error) => {
+                            notices.push(format!("not by a template: {error}"));
+                            self.cold = Some(error.to_string());
+                        }
                     }
-                    Err(error) => notices.push(format!("not by a template: {error}")),
                 }
+                Err(why) => self.cold = Some(why),
             }
         }
-        self.generation = Some(Generation::launch(&self.pool, prepared, &sockets, number, base, network)?);
+        let launched = Generation::launch(&self.pool, prepared, &sockets, number, base, network)?;
+        self.generation = Some(launched.asked_for(self.asked));
         Ok(notices)
     }
 

@@ -122,6 +122,8 @@ impl Gate {
                 return Ok(Passage::Open);
             };
             self.ready.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, 0)).at(Step::AwaitCalls, "")?;
+            // Older kernels wake another processor for it.
+            let _ = sys::wait_in_turns(listener.as_fd());
             self.listener = Some(listener);
             // Closed, and by that out of the epoll.
             self.channel = None;

@@ -11,7 +11,9 @@ const SOON: Duration = Duration::from_secs(20);
 pub fn keep(rig: &Rig, count: u32) {
     rig.configure("5s");
     let text = fs::read_to_string(rig.path("howdah.toml")).unwrap();
-    rig.write("howdah.toml", &text.replace("[serve]\n", &format!("[serve]\ntemplates = {count}\n")));
+    let (before, behind) = text.split_once("templates = ").unwrap();
+    let (_, behind) = behind.split_once('\n').unwrap();
+    rig.write("howdah.toml", &format!("{before}templates = {count}\n{behind}"));
 }
 
 /// Those that wait: php-fpm's that sleep in open(2) of their configuration.
@@ -35,10 +37,12 @@ pub fn waiting(rig: &Rig) -> Vec<i32> {
 
 /// Waits until `count` wait, and howdah has seen it.
 pub fn stocked(rig: &Rig, count: usize) -> Vec<i32> {
-    let found = wait_for("templates", SOON, || Some(waiting(rig)).filter(|found| found.len() == count));
-    // howdah looks every few milliseconds.
-    std::thread::sleep(Duration::from_millis(200) * patience());
-    found
+    wait_for("templates", SOON, || {
+        let found = Some(waiting(rig)).filter(|found| found.len() == count)?;
+        // howdah looks every few milliseconds; the first of a class is tried and does not stay.
+        std::thread::sleep(Duration::from_millis(200) * patience());
+        Some(found).filter(|found| *found == waiting(rig))
+    })
 }
 
 /// What the last good start of `pool` was by.

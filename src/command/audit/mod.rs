@@ -28,7 +28,7 @@ use crate::config::settings::settings;
 use crate::config::{HostAccounts, load_pools, load_serve};
 use crate::journal::{self, Level, Origin};
 use crate::pool::prepare::{Places, Workshop};
-use crate::pool::templates::{NoTemplates, Templates, always_cold};
+use crate::pool::templates::{NoTemplates, Templates};
 use crate::sandbox::SpareNetwork;
 use crate::sandbox::cgroup::Base;
 use canary::Canaries;
@@ -129,13 +129,13 @@ fn templates(
 ) -> Result<Option<Templates>, Failure> {
     let is_wanted = match start {
         Some(start) => start == Start::Template,
-        None => config.templates.unwrap_or(0) > 0,
+        None => config.templates != Some(0),
     };
     if !is_wanted {
         return Ok(None);
     }
     let opened = match has_cgroups {
-        true => Templates::open(1, config.template_ids, places),
+        true => Templates::open(1, config.template_memory.get(), config.template_ids, places),
         false => Err(NoTemplates::Cgroup),
     };
     match opened {
@@ -161,7 +161,7 @@ fn audit_pools(
         let mut next = Some(start.unwrap_or(Start::Cold));
         while let Some(way) = next.take() {
             let attacked = sandbox::attack(bench, pool, way)?;
-            let is_bound_too = || bench.templates.is_some() && always_cold(pool, &attacked.profile).is_none();
+            let is_bound_too = || bench.templates.is_some() && attacked.always_cold.is_none();
             if start.is_none() && way == Start::Cold && is_bound_too() {
                 next = Some(Start::Template);
             }

@@ -54,7 +54,10 @@ fn template(
     };
     let Bench { templates, places, base, network, stop, .. } = bench;
     let templates = templates.as_mut().ok_or_else(|| failed(&"there are none"))?;
-    templates.learn(prepared, listeners);
+    // It is not php-fpm, and does what it does.
+    templates.trust(prepared, listeners);
+    // One that is being made when nobody looks after it any more would keep what howdah has open.
+    templates.keep_only(std::iter::once((prepared, listeners)));
     let until = Instant::now() + TEMPLATE_LIMIT;
     while Instant::now() < until {
         let due = templates.next().unwrap_or(until);
@@ -64,7 +67,7 @@ fn template(
         if let Some(error) = templates.go_on(Instant::now(), true, around, sources) {
             return Err(failed(&error));
         }
-        if let Some(waiting) = templates.take(prepared, listeners) {
+        if let Ok(waiting) = templates.take(prepared, listeners) {
             return Ok(waiting);
         }
     }

@@ -45,6 +45,8 @@ pub(super) struct Bench<'a> {
 /// What came of the attacks on a pool's sandbox.
 pub(super) struct Attacked {
     pub(super) profile: Rc<Profile>,
+    /// Why serve never starts it by a template; `None`: it does.
+    pub(super) always_cold: Option<&'static str>,
     pub(super) found: Vec<Finding>,
     /// Limits by their files in the cgroup; see [`limits_not_in_force`].
     pub(super) limits_not_in_force: Vec<String>,
@@ -64,7 +66,8 @@ pub(super) fn attack(bench: &mut Bench<'_>, pool: &Pool, start: Start) -> Result
     listeners.iter_mut().for_each(Listener::remember);
     let mut prepared =
         bench.workshop.prepare(pool, listeners.len(), &bench.places).map_err(|error| failed(&error))?;
-    if let (Start::Template, Some(why)) = (start, always_cold(pool, &prepared.profile)) {
+    let always_cold = always_cold(pool, &prepared);
+    if let (Start::Template, Some(why)) = (start, always_cold) {
         return Err(failed(&format!("it always starts cold: {why}")));
     }
     let (neighbour, mut facts) = neighbour(bench, pool, start)?;
@@ -82,7 +85,7 @@ pub(super) fn attack(bench: &mut Bench<'_>, pool: &Pool, start: Start) -> Result
     let found = look_at_listeners(found, &mut listeners, &pool.socket);
     listeners.into_iter().for_each(|listener| drop(listener.close_and_unlink()));
     let limits_not_in_force = limits_not_in_force(&prepared, bench.base.as_ref());
-    Ok(Attacked { profile: Rc::clone(&prepared.profile), found, limits_not_in_force })
+    Ok(Attacked { profile: Rc::clone(&prepared.profile), always_cold, found, limits_not_in_force })
 }
 
 fn of(pool: &Pool, failure: Failure) -> Failure {

@@ -13,6 +13,7 @@ mod audit;
 mod chronicle;
 mod deeds;
 mod limits;
+mod released;
 mod reports;
 mod roster;
 mod tokens;
@@ -30,6 +31,7 @@ use nix::unistd::Pid;
 
 use self::addresses::Addresses;
 use self::audit::Ear;
+use self::released::Released;
 pub use self::reports::listening;
 use self::roster::close;
 use self::tokens::Token;
@@ -48,6 +50,9 @@ use crate::journal::{self, Level, Origin};
 use crate::sandbox::SpareNetwork;
 use crate::sandbox::cgroup::Base;
 
+/// How long after pools came or went it is looked which classes there are.
+const REVIEW: Duration = Duration::from_secs(1);
+
 /// How serve is to run.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -57,6 +62,8 @@ pub struct Settings {
     pub parallel_starts: usize,
     /// How many templates are kept of each class.
     pub templates: usize,
+    /// How many bytes all of them may take.
+    pub template_memory: u64,
     /// The ids on the host that they have.
     pub template_ids: IdRange,
     /// Whether it ends when no pool runs any more.
@@ -84,6 +91,8 @@ pub struct Supervisor {
     freezing: Vec<usize>,
     /// Pools that say more than is kept, and when their logs are read again.
     hushed: Vec<(Instant, usize)>,
+    /// Templates that have become a pool's and are not ready yet.
+    released: Vec<Released>,
     /// Killed, and not ended yet.
     dying: Vec<Pid>,
     refused: Vec<Option<Refused>>,
@@ -101,6 +110,8 @@ pub struct Supervisor {
     ending: bool,
     /// Whether pools came or went since the roll was written.
     stale_roll: bool,
+    /// When templates are told which classes there are by now: pools came or went.
+    classes_due: Option<Instant>,
     /// What `howdah events` reads.
     chronicle: events::Log,
     /// What audit tells of.
@@ -141,6 +152,7 @@ impl Supervisor {
             queue: VecDeque::new(),
             freezing: Vec::new(),
             hushed: Vec::new(),
+            released: Vec::new(),
             dying: Vec::new(),
             refused: Vec::new(),
             crowded: Vec::new(),
@@ -152,10 +164,14 @@ impl Supervisor {
             has_run: false,
             ending: false,
             stale_roll: false,
+            classes_due: None,
             chronicle,
             ear: Ear::default(),
             limit_clock: BTreeSet::new(),
         };
+        if let Some(templates) = &supervisor.templates {
+            supervisor.epoll.add(templates, EpollEvent::new(EpollFlags::EPOLLIN, Token::Templates.pack()))?;
+        }
         if let Some(addresses) = &supervisor.addresses {
             supervisor.epoll.add(addresses, EpollEvent::new(EpollFlags::EPOLLIN, Token::Addresses.pack()))?;
         }
@@ -189,6 +205,11 @@ impl Supervisor {
         self.write_roll();
     }
 
+    /// Has templates told soon which classes there are by now: once for many pools that change together.
+    fn review_classes(&mut self) {
+        self.classes_due.get_or_insert_with(|| Instant::now() + REVIEW);
+    }
+
     /// Makes templates for the pools that have the host's own php-fpm before the first of them starts.
     fn learn_classes(&mut self) {
         let Some(templates) = &mut self.templates else { return };
@@ -204,7 +225,7 @@ impl Supervisor {
             // What is wrong with it will be told when it starts.
             let made = slot.prepare(&mut self.workshop, &self.settings.places, self.base.as_ref());
             if let (Ok(_), Some(prepared)) = (made, slot.prepared()) {
-                if templates::always_cold(&slot.pool, &prepared.profile).is_none() {
+                if templates::always_cold(&slot.pool, prepared).is_none() {
                     templates.learn(prepared, slot.listeners.len());
                 }
             }
@@ -223,6 +244,16 @@ impl Supervisor {
         if self.ending {
             self.templates = None;
         }
+        if self.classes_due.is_some_and(|due| due <= now) {
+            self.classes_due = None;
+            self.learn_classes();
+            let slots = self.slots.iter().flatten();
+            let prepared = slots.filter_map(|slot| Some((slot.prepared()?, slot.listeners.len())));
+            self.templates.iter_mut().for_each(|templates| templates.keep_only(prepared.clone()));
+        }
+        if self.templates.as_ref().and_then(Templates::next).is_none_or(|due| due > now) {
+            return;
+        }
         let Some(mut templates) = self.templates.take() else { return };
         let starts = |slot: &Slot| matches!(slot.machine.state(), State::Starting { .. });
         let is_quiet = self.queue.is_empty() && !self.slots.iter().flatten().any(starts);
@@ -234,8 +265,8 @@ impl Supervisor {
             same.flat_map(|slot| templates::sources(&slot.pool, profile)).collect()
         };
         let places = (&self.settings.places, self.base.as_ref(), self.network.as_mut());
-        if let Some(error) = templates.go_on(now, is_quiet, places, sources) {
-            journal::line(Level::Warning, Origin::default(), &format!("a template was not made: {error}"));
+        if let Some(told) = templates.go_on(now, is_quiet, places, sources) {
+            journal::line(Level::Warning, Origin::default(), &told);
         }
         self.templates = Some(templates);
     }
@@ -291,6 +322,8 @@ impl Supervisor {
             sooner(Instant::now() + Duration::from_millis(20));
         }
         self.templates.iter().filter_map(Templates::next).for_each(&mut sooner);
+        self.classes_due.into_iter().for_each(&mut sooner);
+        self.next_expected().into_iter().for_each(&mut sooner);
         self.ear.paused.into_iter().for_each(&mut sooner);
         self.limit_clock.first().into_iter().for_each(|(when, _)| sooner(*when));
         if !self.freezing.is_empty() {
@@ -352,7 +385,7 @@ fn open_templates(settings: &Settings, has_cgroups: bool) -> Option<Templates> {
         return None;
     }
     let opened = match has_cgroups {
-        true => Templates::open(wanted, settings.template_ids, &settings.places),
+        true => Templates::open(wanted, settings.template_memory, settings.template_ids, &settings.places),
         false => Err(NoTemplates::Cgroup),
     };
     let told = |why: &NoTemplates| journal::line(Level::Warning, Origin::default(), &why.to_string());

@@ -3,13 +3,14 @@
 
 use std::time::{Duration, Instant};
 
+use nix::time::{ClockId, clock_gettime};
 use serde_json::json;
 
 use super::Supervisor;
 use crate::fpm::log::Kind;
 use crate::journal::{self, Level, Origin};
 use crate::pool::events;
-use crate::pool::generation::Generation;
+use crate::pool::generation::{Generation, Phases};
 use crate::pool::limits::{Effect, Reason, Witness};
 use crate::pool::slot::Slot;
 
@@ -22,33 +23,29 @@ impl Supervisor {
         tell_lines(slot, Level::Error);
         let Some(generation) = &mut slot.generation else { return };
         let phases = &mut generation.phases;
-        let before = phases.cgroup + phases.plan + phases.clone + phases.walls + phases.ready;
-        phases.accepted = took.saturating_sub(before);
+        phases.accepted = took.saturating_sub(phases.before_ready() + phases.ready);
         let ms = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
         let by_template = generation.lodging.is_some();
-        let names = match by_template {
-            false => ["cgroup", "mounts prepared", "clone", "walls and exec", "php-fpm", "accepted"],
-            true => ["limits", "files", "release", "bind", "php-fpm", "accepted"],
-        };
-        let times = [phases.cgroup, phases.plan, phases.clone, phases.walls, phases.ready, phases.accepted];
-        let mut steps: Vec<_> = names.into_iter().zip(times).collect();
-        if by_template {
-            steps.swap(2, 3);
-        }
-        // Made beside the three steps before php-fpm, which waited for it at the end of the third.
-        steps.extend(phases.network.map(|network| ("network, beside the walls", network)));
+        let steps = steps(phases, by_template);
         slot.record.starts += 1;
         slot.record.last_error = None;
         slot.record.last_start_ms = Some(ms(took));
+        slot.record.last_start_monotonic_us = monotonic_us(took);
         slot.record.last_start_steps_ms =
             steps.iter().map(|(name, time)| ((*name).to_owned(), ms(*time))).collect();
         let told: Vec<String> = steps.iter().map(|(name, time)| format!("{name} {}", ms(*time))).collect();
         let by = if by_template { "template" } else { "cold launch" };
         slot.record.last_start_by = by.to_owned();
+        let why = slot.cold.take().filter(|_| !by_template && self.templates.is_some());
+        slot.record.last_start_not_by_template.clone_from(&why);
         let how = if by_template { " by a template" } else { "" };
         let text = format!("started in {} ms{how} ({})", ms(took), told.join(", "));
         self.tell(index, Level::Info, &text);
-        self.note(index, events::Kind::Start, json!({ "ms": ms(took), "started_by": by }));
+        let mut fields = json!({ "ms": ms(took), "started_by": by });
+        if let Some(why) = why {
+            fields["not_by_template"] = why.into();
+        }
+        self.note(index, events::Kind::Start, fields);
     }
 
     pub(super) fn report_timeout(&mut self, index: usize) {
@@ -118,6 +115,37 @@ impl Supervisor {
         let generation = slot.generation.as_ref().map(|generation| generation.number);
         journal::line(level, Origin { pool: Some(slot.pool.name.as_str()), generation }, text);
     }
+}
+
+/// The steps of a start in their order, by the names that `ps --json` has for them.
+fn steps(phases: &Phases, by_template: bool) -> Vec<(&'static str, Duration)> {
+    let last = [("php-fpm", phases.ready), ("accepted", phases.accepted)];
+    let mut steps = vec![("check", phases.check)];
+    match by_template {
+        false => steps.extend([
+            ("cgroup", phases.cgroup),
+            ("mounts prepared", phases.plan),
+            ("clone", phases.clone),
+            ("walls and exec", phases.walls),
+        ]),
+        true => steps.extend([
+            ("limits", phases.cgroup),
+            ("files", phases.plan),
+            ("bind", phases.walls),
+            ("configuration", phases.clone),
+            ("sockets", phases.sockets),
+        ]),
+    }
+    steps.extend(last);
+    // Made beside the three steps before php-fpm, which waited for it at the end of the third.
+    steps.extend(phases.network.map(|network| ("network, beside the walls", network)));
+    steps
+}
+
+/// What CLOCK_MONOTONIC showed `ago`, microseconds: other programs of this host read the same clock.
+fn monotonic_us(ago: Duration) -> Option<u64> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).ok()?;
+    u64::try_from((Duration::from(now).saturating_sub(ago)).as_micros()).ok()
 }
 
 /// "2 pools listen".

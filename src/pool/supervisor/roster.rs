@@ -140,6 +140,7 @@ impl Supervisor {
         self.forget_limits(index);
         let Some(mut slot) = self.slots[index].take() else { return };
         self.stale_roll = true;
+        self.review_classes();
         self.queue.retain(|queued| *queued != index);
         if let Some(pool) = slot.successor.take() {
             let keeps =

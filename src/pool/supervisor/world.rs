@@ -16,6 +16,7 @@ use crate::pool::activation::{Harm, Listener};
 use crate::pool::events;
 use crate::pool::machine::{After, Event, State};
 use crate::pool::slot::{Slot, Watch};
+use crate::pool::templates::Templates;
 use crate::sandbox::Outcome;
 use crate::sandbox::uplink::Condition;
 
@@ -36,6 +37,7 @@ impl Supervisor {
             Token::End(index) => self.on_end(index),
             Token::Uplink(index) => self.on_uplink(index),
             Token::Addresses => self.on_addresses(),
+            Token::Templates => self.templates.iter_mut().for_each(Templates::look),
             Token::Limit(index) => self.on_limit(index),
             Token::Audit => self.on_audit(),
             Token::Refused(index) => {
@@ -159,7 +161,11 @@ impl Supervisor {
         let Some(slot) = &mut self.slots[index] else { return };
         let Some(generation) = &mut slot.generation else { return };
         if let Err(error) = generation.process.serve() {
-            self.start_failed(index, &error.to_string());
+            return self.start_failed(index, &error.to_string());
+        }
+        if generation.lodging.is_some() && generation.process.gate.is_none() {
+            let phases = &mut generation.phases;
+            phases.sockets = generation.began.elapsed().saturating_sub(phases.before_ready());
         }
     }
 
@@ -171,8 +177,8 @@ impl Supervisor {
             return;
         }
         let _ = self.epoll.delete(&generation.process.status);
-        let before = generation.phases.cgroup + generation.phases.plan + generation.phases.clone;
         if generation.lodging.is_none() {
+            let before = generation.phases.before_ready();
             generation.phases.walls = generation.began.elapsed().saturating_sub(before);
         }
         if let Outcome::Failed(error) = outcome {
@@ -266,9 +272,9 @@ impl Supervisor {
         if ready && starting {
             if let Some(generation) = self.slots[index].as_mut().and_then(|slot| slot.generation.as_mut()) {
                 let phases = &mut generation.phases;
-                let before = phases.cgroup + phases.plan + phases.clone + phases.walls;
-                phases.ready = generation.began.elapsed().saturating_sub(before);
+                phases.ready = generation.began.elapsed().saturating_sub(phases.before_ready());
             }
+            self.expect_no_more(index);
             self.events.push_back((index, Event::Ready));
         }
         self.hear_limits(index, &said);
@@ -345,6 +351,7 @@ impl Supervisor {
             self.settle();
         }
         self.on_limit_time(now);
+        self.give_up_late(now);
         self.make_templates(now);
         self.hear_hushed(now);
         self.reap_dying();

@@ -26,7 +26,7 @@ impl Drop for Lodging {
         // The last one takes the directory of all with it.
         let _ = self.directory.parent().map(fs::remove_dir);
         if let Some(ids) = &self.ids {
-            ids.borrow_mut().used.remove(&self.id);
+            ids.borrow_mut().give_back(self.id);
         }
     }
 }
