@@ -113,6 +113,9 @@ pub struct Ps {
     /// Runtime directory.
     #[command(flatten)]
     pub runtime: Runtime,
+    /// Show the templates, class by class, in place of the pools
+    #[arg(long)]
+    pub templates: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

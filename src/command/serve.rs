@@ -307,7 +307,7 @@ fn default_parallel_starts() -> usize {
 /// What serve made in its runtime directory goes; state directories stay.
 fn clean(places: &Places) {
     let _ = fs::remove_dir_all(places.runtime.join("pools"));
-    for name in ["serve.json", "lock", "events.jsonl", "events.1.jsonl"] {
+    for name in ["serve.json", "templates.json", "lock", "events.jsonl", "events.1.jsonl"] {
         let _ = fs::remove_file(places.runtime.join(name));
     }
     let _ = fs::remove_dir(&places.runtime);

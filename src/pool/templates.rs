@@ -30,6 +30,7 @@ use self::share::{Claim, share};
 use self::trial::{Trial, Verdict};
 pub use self::waiting::Waiting;
 use super::prepare::{Places, Prepared};
+use super::record;
 use crate::config::profile::Profile;
 use crate::config::types::IdRange;
 use crate::sandbox::cgroup::Base;
@@ -60,6 +61,9 @@ const NICE: i32 = 19;
 /// Why there are no templates although they are wanted; one line.
 #[derive(Debug, thiserror::Error)]
 pub enum NoTemplates {
+    /// Nobody wants any.
+    #[error("no templates: [serve] templates = 0, or serve ends when it is idle")]
+    Unwanted,
     /// Nothing can be entered and left again.
     #[error("no templates: howdah may not enter namespaces ({}): run it as root", .0.desc())]
     Rights(Errno),
@@ -187,6 +191,26 @@ impl Templates {
         self.models.retain(|model| classes.contains(&model.class));
         self.lost.retain(|class, _| classes.contains(class));
         self.due = Some(Instant::now() + QUIET);
+    }
+
+    /// What there is, for who asks.
+    pub fn stock(&self) -> record::Stock {
+        let class = |model: &Model| {
+            let of_class = |one: &&Waiting| one.is_ready && one.class == model.class;
+            let waiting: Vec<i32> =
+                self.waiting.iter().filter(of_class).map(|one| one.template.process.pid.as_raw()).collect();
+            let (major, minor, patch) = model.prepared.version;
+            record::Class {
+                class: short_name(&model.class),
+                php: format!("{major}.{minor}.{patch}"),
+                memory_bytes: model.each,
+                standing: model.standing.word().to_owned(),
+                why_none: waiting.is_empty().then(|| self.why_none(&model.class)),
+                waiting,
+            }
+        };
+        let classes = self.models.iter().map(class).collect();
+        record::Stock { wanted: self.wanted, memory_limit: self.memory, why_none: None, classes }
     }
 
     fn why_none(&self, class: &Rc<str>) -> String {

@@ -40,6 +40,7 @@ use super::admission::Admission;
 use super::events;
 use super::machine::{Event, State};
 use super::prepare::{Places, Workshop};
+use super::record::Stock;
 use super::refuse::Refused;
 use super::slot::Slot;
 use super::templates::{self, NoTemplates, Templates};
@@ -110,6 +111,10 @@ pub struct Supervisor {
     ending: bool,
     /// Whether pools came or went since the roll was written.
     stale_roll: bool,
+    /// Why there are none, until it has been told.
+    no_templates: Option<NoTemplates>,
+    /// What `ps` reads of the templates, as it was written last.
+    stock: Stock,
     /// When templates are told which classes there are by now: pools came or went.
     classes_due: Option<Instant>,
     /// What `howdah events` reads.
@@ -139,7 +144,10 @@ impl Supervisor {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&signals, EpollEvent::new(EpollFlags::EPOLLIN, Token::Signal.pack()))?;
         let chronicle = events::Log::new(&settings.places.runtime);
-        let templates = open_templates(&settings, base.is_some());
+        let (templates, no_templates) = match open_templates(&settings, base.is_some()) {
+            Ok(templates) => (Some(templates), None),
+            Err(why) => (None, Some(why)),
+        };
         let mut supervisor = Self {
             settings,
             reread,
@@ -164,6 +172,8 @@ impl Supervisor {
             has_run: false,
             ending: false,
             stale_roll: false,
+            no_templates,
+            stock: Stock::default(),
             classes_due: None,
             chronicle,
             ear: Ear::default(),
@@ -202,6 +212,12 @@ impl Supervisor {
         }
         self.restock();
         self.learn_classes();
+        if let Some(why) = self.no_templates.take() {
+            if !matches!(why, NoTemplates::Unwanted) {
+                journal::line(Level::Notice, Origin::default(), &why.to_string());
+            }
+            self.write_stock(Stock { why_none: Some(why.to_string()), ..Stock::default() });
+        }
         self.write_roll();
     }
 
@@ -268,6 +284,7 @@ impl Supervisor {
         if let Some(told) = templates.go_on(now, is_quiet, places, sources) {
             journal::line(Level::Warning, Origin::default(), &told);
         }
+        self.write_stock(templates.stock());
         self.templates = Some(templates);
     }
 
@@ -378,18 +395,16 @@ impl Supervisor {
     }
 }
 
-/// Templates, where they are wanted and can be.
-fn open_templates(settings: &Settings, has_cgroups: bool) -> Option<Templates> {
-    let wanted = settings.templates;
-    if wanted == 0 {
-        return None;
+/// Templates, where they are wanted.
+fn open_templates(settings: &Settings, has_cgroups: bool) -> Result<Templates, NoTemplates> {
+    let Settings { templates, template_memory, template_ids, .. } = *settings;
+    if templates == 0 {
+        return Err(NoTemplates::Unwanted);
     }
-    let opened = match has_cgroups {
-        true => Templates::open(wanted, settings.template_memory, settings.template_ids, &settings.places),
-        false => Err(NoTemplates::Cgroup),
-    };
-    let told = |why: &NoTemplates| journal::line(Level::Warning, Origin::default(), &why.to_string());
-    opened.inspect_err(told).ok()
+    if !has_cgroups {
+        return Err(NoTemplates::Cgroup);
+    }
+    Templates::open(templates, template_memory, template_ids, &settings.places)
 }
 
 impl Drop for Supervisor {

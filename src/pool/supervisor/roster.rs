@@ -13,7 +13,7 @@ use crate::pool::admission::{Admission, Adopted, Fate};
 use crate::pool::events::Kind;
 use crate::pool::machine::Event;
 use crate::pool::quiesce;
-use crate::pool::record::{self, Entry, Record, Roll};
+use crate::pool::record::{self, Entry, Record, Roll, Stock};
 use crate::pool::slot::{Slot, Watch};
 use crate::sys;
 
@@ -184,6 +184,14 @@ impl Supervisor {
             pools: self.slots.iter().flatten().map(entry).collect(),
         };
         self.warn_unwritten(record::write(&record::roll_file(&self.settings.places.runtime), &roll));
+    }
+
+    /// Tells who asks which templates there are, where that is news.
+    pub(super) fn write_stock(&mut self, stock: Stock) {
+        if stock != self.stock {
+            self.warn_unwritten(record::write(&record::stock_file(&self.settings.places.runtime), &stock));
+            self.stock = stock;
+        }
     }
 
     pub(super) fn write_record(&mut self, index: usize) {

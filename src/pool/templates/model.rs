@@ -44,6 +44,17 @@ pub(super) enum Standing {
     Unfit(Rc<str>),
 }
 
+impl Standing {
+    /// "untried", "good", "unfit"
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::Untried => "untried",
+            Self::Good => "good",
+            Self::Unfit(_) => "unfit",
+        }
+    }
+}
+
 /// A short name of the class of `prepared` with `listeners` sockets: pools that show the same share their templates.
 pub fn class_name(prepared: &Prepared, listeners: usize) -> String {
     short_name(&class_of(prepared, listeners))
