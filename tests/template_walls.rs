@@ -102,7 +102,9 @@ fn what_one_pool_leaves_the_next_with_its_very_uid_does_not_have() {
         // One profile for all: its name is part of none.
         fs::write(file, text.replace(&format!("profiles/{name}.toml"), "profiles/one.toml")).unwrap();
     }
-    rig.serve();
+    // Of a howdah that has a session keyring: what all its children possess would be theirs in common.
+    let ring = format!("syscall({}, 1, 0) > 0 or die $!; exec @ARGV or die $!", libc::SYS_keyctl);
+    rig.serve_under(&["perl", "-e", &ring], &[]);
     stocked(&rig, 1);
     let first = start(&rig, "one");
     rig.php("one", &format!("{CALL}{LEAVE}"));
