@@ -5,9 +5,11 @@
 mod rig;
 
 use std::fs;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use howdah::fpm::client::exchange;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -97,6 +99,17 @@ fn recovers(rig: &Rig) {
     rig.wait_state("blog", "cold");
 }
 
+/// The same of the template's own php-fpm, which sleeps in open(2) again when this returns.
+fn inside(own: i32, instead: Instead, which: impl Fn(&Call) -> bool + Send + 'static) -> Fault {
+    let fault = Fault::at(own, instead, which);
+    wait_for("php-fpm in open(2)", SOON, || {
+        let read = |file: &str| fs::read_to_string(format!("/proc/{own}/{file}")).unwrap_or_default();
+        let sleeps = read("status").contains("State:\tS");
+        (sleeps && read("syscall").starts_with(&format!("{} ", libc::SYS_openat))).then_some(())
+    });
+    fault
+}
+
 type Which = Box<dyn Fn(&Call) -> bool + Send>;
 
 /// Every step of a bind fails once; `own` is the process of the template.
@@ -111,7 +124,7 @@ fn steps(own: i32) -> Vec<(&'static str, Errno, Which, &'static str)> {
         ("its mark", Errno::ENOSPC, writes("/pool".into()), "attach the root (its mark)"),
         ("the owners of its mounts", Errno::EPERM, writes("/uid_map".into()), "map the uid and gid (of its"),
         ("a copy of a mount", Errno::EMFILE, number(libc::SYS_open_tree), "open "),
-        ("an id map of a mount", Errno::EINVAL, number(libc::SYS_mount_setattr), "map the owners of "),
+        ("an id map of a mount", Errno::ENOMEM, number(libc::SYS_mount_setattr), "map the owners of "),
         ("a mount point", Errno::EROFS, number(libc::SYS_mkdirat), "mount "),
         ("its namespaces", Errno::EPERM, argument(libc::SYS_setns, 1, VISIT), "mount (its mount namespace"),
         ("a mount", Errno::ENOSPC, number(libc::SYS_move_mount), "mount "),
@@ -186,16 +199,16 @@ fn it_may_die_at_any_moment_of_its_start() {
             Fault::at(howdah, Instead::OtherKilled(own), |call| call.number == libc::SYS_prlimit64)
         }),
         ("when it has its configuration", |_, own| {
-            Fault::at(own, Instead::Killed, |call| call.number == libc::SYS_read)
+            inside(own, Instead::Killed, |call| call.number == libc::SYS_read)
         }),
         ("when it asks for its sockets", |_, own| {
-            Fault::at(own, Instead::Killed, |call| call.number == libc::SYS_epoll_create)
+            inside(own, Instead::Killed, |call| call.number == libc::SYS_epoll_create)
         }),
         ("while it gets them", |howdah, own| {
             Fault::at(howdah, Instead::OtherKilled(own), |call| call.arguments[1] == ADDFD)
         }),
         ("when it has them", |_, own| {
-            Fault::at(own, Instead::Killed, |call| call.number == libc::SYS_epoll_ctl)
+            inside(own, Instead::Killed, |call| call.number == libc::SYS_epoll_ctl)
         }),
     ];
     for (name, begin) in killed {
@@ -204,11 +217,11 @@ fn it_may_die_at_any_moment_of_its_start() {
     }
     // It lives, and fails by itself.
     let own = stocked(&rig, 1)[0];
-    let fault = Fault::at(own, Instead::Fails(Errno::EIO), number(libc::SYS_read));
+    let fault = inside(own, Instead::Fails(Errno::EIO), number(libc::SYS_read));
     let (why, _) = survives(&rig, own, "it cannot read its configuration", Some(fault));
     assert!(why.starts_with("php-fpm ended: "), "{why}");
     let own = stocked(&rig, 1)[0];
-    let fault = Fault::at(own, Instead::Fails(Errno::EMFILE), number(libc::SYS_epoll_create));
+    let fault = inside(own, Instead::Fails(Errno::EMFILE), number(libc::SYS_epoll_create));
     survives(&rig, own, "it gets no epoll", Some(fault));
     let own = stocked(&rig, 1)[0];
     let fault = Fault::at(rig.pid() as i32, Instead::OtherKilled(own), writes_configuration);
@@ -227,10 +240,10 @@ fn one_that_stands_still_holds_nobody_up_for_long() {
         assert!(took >= limit && took < limit * 5 / 2, "{took:?}");
     };
     let own = stocked(&rig, 1)[0];
-    let fault = Fault::at(own, Instead::Never, |call| call.number == libc::SYS_epoll_create);
+    let fault = inside(own, Instead::Never, |call| call.number == libc::SYS_epoll_create);
     late(survives(&rig, own, "it never asks", Some(fault)), "ask for its sockets");
     let own = stocked(&rig, 1)[0];
-    let fault = Fault::at(own, Instead::Never, |call| call.number == libc::SYS_epoll_ctl);
+    let fault = inside(own, Instead::Never, |call| call.number == libc::SYS_epoll_ctl);
     late(survives(&rig, own, "it never is ready", Some(fault)), "become ready");
     let own = stocked(&rig, 1)[0];
     let fault = Fault::at(rig.pid() as i32, Instead::OtherStopped(own), |call| {
@@ -252,4 +265,90 @@ fn one_that_stands_still_holds_nobody_up_for_long() {
     recovers(&rig);
     assert_eq!(rig.end(), 0);
     assert!(!rig.cgroup().exists() && !rig.path("run/templates").exists(), "something is left behind");
+}
+
+#[test]
+fn howdah_may_die_at_any_moment_of_a_bind() {
+    let directory = tempfile::Builder::new().prefix("howdah-test-").tempdir_in("/tmp").unwrap();
+    let path = directory.path().join("blog.sock");
+    // As systemd would, somebody else holds it: who waits waits for the next howdah.
+    let mut rig = Rig::new().passing(UnixListener::bind(&path).unwrap(), "blog");
+    keep(&rig, 1);
+    rig.site("blog", "index.php", "<?php echo 'hello';", TENANT);
+    rig.pool("blog", SHORT);
+    rig.serve();
+    let argument = |at: usize, value: u64| -> Which { Box::new(move |call| call.arguments[at] == value) };
+    let number = |wanted: i64| -> Which { Box::new(move |call| call.number == wanted) };
+    let moments: [(&str, Which); 8] = [
+        ("before its mark", Box::new(|call| call.writes("/pool"))),
+        ("before its mounts", number(libc::SYS_open_tree)),
+        ("before it is entered", argument(1, VISIT)),
+        ("inside", number(libc::SYS_sethostname)),
+        ("before its configuration", Box::new(|call| call.writes("howdah/php-fpm.conf"))),
+        ("after it", Box::new(|call| call.writes("php-fpm.new"))),
+        ("before its sockets", argument(1, ADDFD)),
+        ("before it goes on", argument(1, NOTIFY_SEND)),
+    ];
+    for (name, which) in moments {
+        let own = stocked(&rig, 1)[0];
+        let lodging = lodging(&rig, own);
+        let fault = Fault::at(rig.pid() as i32, Instead::Killed, which);
+        let request = rig.request("blog", "/index.php", "GET", &[], b"");
+        let stream = UnixStream::connect(&path).unwrap();
+        let visitor = std::thread::spawn(move || exchange(&stream, &request, SOON * patience()));
+        wait_for("the end of howdah", SOON, || fault.is_over().then_some(()));
+        assert!(fault.has_happened(), "{name}");
+        rig.crash();
+        rig.serve();
+        let answer = visitor.join().unwrap().unwrap_or_else(|error| panic!("{name}: {error}\n{}", rig.log()));
+        assert_eq!((answer.status, answer.body.as_slice()), (200, b"hello".as_slice()), "{name}");
+        rig.wait_state("blog", "cold");
+        wait_for("the end of what was half bound", SOON, || {
+            let is_there = |path: &Path| path.exists();
+            let left = rig.path(&format!("run/templates/{lodging}"));
+            (!is_there(&left) && !is_there(&rig.cgroup().join(&lodging))).then_some(())
+        });
+        assert!(!rig.log().contains("left alone"), "{name}: {}", rig.log());
+    }
+    assert_eq!(rig.end(), 0);
+    assert!(!rig.cgroup().exists() && !rig.path("run/templates").exists(), "something is left behind");
+}
+
+#[test]
+fn a_file_system_that_cannot_be_mapped_costs_one_template_and_no_request() {
+    let mut rig = Rig::new();
+    keep(&rig, 1);
+    // ramfs: its files cannot be shown as another's (FS_ALLOW_IDMAP), tmpfs's can.
+    for (name, kind) in [("blog", "ramfs"), ("shop", "tmpfs")] {
+        rig.site(name, "index.php", "<?php echo 'hello';", TENANT);
+        let data = rig.private(&format!("{name}-{kind}"), TENANT);
+        rig.pool(
+            name,
+            &format!("{SHORT}\n[[mount]]\nsource = {data:?}\ntarget = \"/srv/data\"\naccess = \"rw\"\n"),
+        );
+    }
+    let (ramfs, tmpfs) = (rig.path("blog-ramfs"), rig.path("shop-tmpfs"));
+    let mounts = format!(
+        "mount -t ramfs none {0}; mount -t tmpfs none {1}; chown www-data {0} {1}; exec \"$@\"",
+        ramfs.display(),
+        tmpfs.display()
+    );
+    rig.serve_under(&["unshare", "-m", "--propagation", "private", "sh", "-ec", &mounts, "sh"], &[]);
+    let own = stocked(&rig, 1)[0];
+    let (why, _) = survives(&rig, own, "it cannot be mapped", None);
+    assert!(
+        why.starts_with("map the owners of ") && why.contains("ramfs") && why.contains("(EINVAL)"),
+        "{why}"
+    );
+    // The next start knows, and spends none.
+    let own = stocked(&rig, 1)[0];
+    let starts = rig.record("blog").starts;
+    assert_eq!(rig.text("blog", "/index.php"), "hello");
+    let record = || Some(rig.record("blog")).filter(|record| record.starts > starts);
+    let record = wait_for("the record of the start", SOON, record);
+    assert_eq!(record.last_start_not_by_template.as_deref(), Some(why.as_str()));
+    assert_eq!(stocked(&rig, 1), [own], "it was spent");
+    // The control: the same on a file system that can.
+    rig.text("shop", "/index.php");
+    assert_eq!(started_by(&rig, "shop"), "template", "{}", rig.log());
 }

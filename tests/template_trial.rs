@@ -88,10 +88,8 @@ fn one_that_waits_otherwise_than_by_epoll_is_recognised_and_its_pools_are_launch
     // The image's php-fpm is another: it is tried anew.
     rig::image::around_php_fpm(&rig, &by("select"));
     start(&rig, "hello ");
-    start(&rig, "hello ");
     wait_for("the second verdict", SOON, || (lines(&rig, "has not called epoll_create") == 2).then_some(()));
     rig::image::around_php_fpm(&rig, ":");
-    start(&rig, "hello ");
     start(&rig, "hello ");
     stocked(&rig, 1);
     assert_eq!(start(&rig, "hello "), by_template());

@@ -60,6 +60,8 @@ pub struct Slot {
     pub cold: Option<String>,
     /// When the start in progress, or the last one, was asked for.
     asked: Instant,
+    /// Why no template can ever be bound to what is prepared.
+    unfit: Option<String>,
     prepared: Option<Rc<Prepared>>,
     doors: Vec<Door>,
 }
@@ -167,6 +169,7 @@ impl Slot {
             shut: false,
             vigil: Vigil::default(),
             cold: None,
+            unfit: None,
             asked: Instant::now(),
             prepared: None,
             doors: Vec::new(),
@@ -241,7 +244,8 @@ impl Slot {
         let sockets: Vec<_> = self.listeners.iter().map(AsFd::as_fd).collect();
         let number = self.record.generation;
         if self.cold.is_none() {
-            self.cold = templates::always_cold(&self.pool, prepared).map(str::to_owned);
+            let always = templates::always_cold(&self.pool, prepared).map(str::to_owned);
+            self.cold = always.or_else(|| self.unfit.clone());
         }
         // One that has failed this start is not followed by another: who waits has waited.
         if let (Some(templates), None) = (templates, &self.cold) {
@@ -259,6 +263,8 @@ impl Slot {
                         Err(error) => {
                             notices.push(format!("not by a template: {error}"));
                             self.cold = Some(error.to_string());
+                            // Not a template at each start for nothing.
+                            self.unfit = self.cold.clone().filter(|_| error.is_of_file_system());
                         }
                     }
                 }
@@ -294,6 +300,7 @@ impl Slot {
             });
             self.record.limits_not_in_force = limits_not_in_force(&prepared, base);
             notices.extend(prepared.notices.iter().cloned());
+            self.unfit = None;
             self.prepared = Some(Rc::new(prepared));
         }
         Ok(notices)

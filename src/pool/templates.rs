@@ -28,7 +28,7 @@ use self::model::{Model, Standing, class_of, descriptors, make_root, short_name,
 pub use self::model::{always_cold, class_name, sources};
 use self::share::{Claim, share};
 use self::trial::{Trial, Verdict};
-pub use self::waiting::Waiting;
+pub use self::waiting::{Waiting, asks};
 use super::prepare::{Places, Prepared};
 use super::record;
 use crate::config::profile::Profile;
@@ -150,17 +150,27 @@ impl Templates {
         let class = self.learn(prepared, listeners);
         let asked = self.models.iter_mut().filter(|model| model.class == class);
         asked.for_each(|model| model.asked = Instant::now());
+        let mut why = None;
         loop {
             let of_class = |one: &Waiting| one.is_ready && one.class == class;
-            let Some(at) = self.waiting.iter().position(of_class) else { return Err(self.why_none(&class)) };
+            let Some(at) = self.waiting.iter().position(of_class) else {
+                let why = why.unwrap_or_else(|| self.why_none(&class));
+                self.renew(&class, prepared, listeners);
+                return Err(why);
+            };
             let mut one = self.waiting.swap_remove(at);
             let _ = self.ends.delete(&one.template.process.pidfd);
             // What is on the disk now may be another php than the one that it has loaded.
-            if !one.is_current() {
-                self.forget_standing(&one.class);
-            } else if !one.has_ended() && one.made.elapsed() < OLDEST {
+            why = Some(if !one.is_current() {
+                self.forget_standing(&class);
+                "what it has loaded has changed on the disk".to_owned()
+            } else if one.has_ended() {
+                "it had ended".to_owned()
+            } else if one.made.elapsed() >= OLDEST {
+                "it was too old".to_owned()
+            } else {
                 return Ok(one);
-            }
+            });
             one.end();
         }
     }
@@ -211,6 +221,15 @@ impl Templates {
         };
         let classes = self.models.iter().map(class).collect();
         record::Stock { wanted: self.wanted, memory_limit: self.memory, why_none: None, classes }
+    }
+
+    /// The next of `class` are made from `prepared`, if what they were made from is out of date.
+    fn renew(&mut self, class: &Rc<str>, prepared: &Rc<Prepared>, listeners: usize) {
+        let is_old = |model: &Model| model.class == *class && !model.prepared.is_fresh();
+        if self.models.iter().any(is_old) {
+            self.models.retain(|model| model.class != *class);
+            self.learn(prepared, listeners);
+        }
     }
 
     fn why_none(&self, class: &Rc<str>) -> String {

@@ -76,6 +76,11 @@ impl Fault {
         Self { thread, happened, give_up }
     }
 
+    /// Whether the process is gone.
+    pub fn is_over(&self) -> bool {
+        self.thread.is_finished()
+    }
+
     /// Whether it has happened; the process is let alone from now on.
     pub fn has_happened(self) -> bool {
         self.give_up.store(true, Ordering::SeqCst);

@@ -10,6 +10,7 @@ use std::time::{Instant, SystemTime};
 
 use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
 
 use super::loaded::loaded;
 use super::lodging::Lodging;
@@ -47,6 +48,17 @@ pub struct Waiting {
     pub(super) loaded: Option<Stamp>,
 }
 
+/// Whether a php-fpm sleeps in open(2), as it does until it has its configuration.
+pub fn asks(pid: Pid) -> bool {
+    call(pid).is_some_and(|number| number == libc::SYS_openat || number == libc::SYS_open)
+}
+
+/// The number of the system call in which a process sleeps (proc_pid_syscall(5)).
+fn call(pid: Pid) -> Option<i64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/syscall")).ok()?;
+    text.split(' ').next()?.parse().ok()
+}
+
 impl Waiting {
     /// Writes its configuration, behind which it waits until what is returned is dropped: php-fpm
     /// reads a byte at a time, which it may do while howdah does the rest.
@@ -73,16 +85,7 @@ impl Waiting {
     /// Whether its php-fpm has loaded what it loads and waits for its configuration: it sleeps in
     /// open(2), and nothing but a FIFO lets a program sleep there (fifo(7)).
     pub(super) fn asks(&self) -> bool {
-        if !self.template.awaits_gift() {
-            return false;
-        }
-        self.call().is_some_and(|number| number == libc::SYS_openat || number == libc::SYS_open)
-    }
-
-    /// The number of the system call in which it sleeps (proc_pid_syscall(5)).
-    fn call(&self) -> Option<i64> {
-        let text = fs::read_to_string(format!("/proc/{}/syscall", self.template.process.pid)).ok()?;
-        text.split(' ').next()?.parse().ok()
+        self.template.awaits_gift() && asks(self.template.process.pid)
     }
 
     fn end_of(&self) -> Option<WaitStatus> {
@@ -101,7 +104,8 @@ impl Waiting {
             Some(WaitStatus::Exited(_, status)) => format!("it ended with status {status}"),
             Some(WaitStatus::Signaled(_, signal, _)) => format!("it was killed by {signal}"),
             _ => {
-                let name = self.call().and_then(|number| seccomp::name(number.try_into().ok()?));
+                let name =
+                    call(self.template.process.pid).and_then(|number| seccomp::name(number.try_into().ok()?));
                 name.map_or_else(|| RUNS.to_owned(), |name| format!("it sleeps in {name}"))
             }
         }
