@@ -349,16 +349,17 @@ fn ps_tells_each_pool_in_a_row_and_in_json() {
     assert_eq!(
         out,
         format!(
-            "POOL  STATE        PID     MEMORY  STARTS      START  LANDLOCK  LISTEN\n\
-             blog  cold           -          -       0          -         -  {blog}\n\
-             shop  cold           -          -       0          -         -  {shop}\n"
+            "POOL  STATE        PID     MEMORY  STARTS      START  BY        LANDLOCK  LISTEN\n\
+             blog  cold           -          -       0          -  -                -  {blog}\n\
+             shop  cold           -          -       0          -  -                -  {shop}\n"
         )
     );
     rig.text("blog", "/index.php");
     rig.wait_state("blog", "warm");
     let (_, out, _) = ps();
     let row: Vec<&str> = out.lines().nth(1).unwrap().split_whitespace().collect();
-    let [pool, state, pid, memory, starts, start, abi, number, listen] = row[..] else { panic!("{out}") };
+    let [pool, state, pid, memory, starts, start, by, abi, number, listen] = row[..] else { panic!("{out}") };
+    assert_eq!(by, "cold");
     let in_force = howdah::sandbox::landlock::abi_in_force().to_string();
     assert_eq!((abi, number), ("ABI", &*in_force));
     assert_eq!((pool, state, starts, listen), ("blog", "warm", "1", &*blog));

@@ -138,21 +138,23 @@ fn print(rows: &[(Entry, Record)]) {
     let dash = || "-".to_owned();
     let width = rows.iter().map(|(entry, _)| entry.pool.len()).max().unwrap_or(0).max(4);
     println!(
-        "{:width$}  {:8}  {:>6}  {:>9}  {:>6}  {:>9}  {:>8}  LISTEN",
-        "POOL", "STATE", "PID", "MEMORY", "STARTS", "START", "LANDLOCK"
+        "{:width$}  {:8}  {:>6}  {:>9}  {:>6}  {:>9}  {:8}  {:>8}  LISTEN",
+        "POOL", "STATE", "PID", "MEMORY", "STARTS", "START", "BY", "LANDLOCK"
     );
     for (entry, record) in rows {
         let pid = record.pid.map_or_else(dash, |pid| pid.to_string());
         let memory = record.pid.and_then(|_| memory(record));
         let memory = memory.map_or_else(dash, megabytes);
         let start = record.last_start_ms.map_or_else(dash, |ms| format!("{ms:.1}ms"));
+        // "cold launch": the first word says it.
+        let by = record.last_start_by.split(' ').next().filter(|by| !by.is_empty()).unwrap_or("-");
         let landlock = match record.landlock_abi {
             None => dash(),
             Some(0) => "off".to_owned(),
             Some(abi) => format!("ABI {abi}"),
         };
         println!(
-            "{:width$}  {:8}  {pid:>6}  {memory:>9}  {:>6}  {start:>9}  {landlock:>8}  {}",
+            "{:width$}  {:8}  {pid:>6}  {memory:>9}  {:>6}  {start:>9}  {by:8}  {landlock:>8}  {}",
             entry.pool,
             record.state,
             record.starts,
