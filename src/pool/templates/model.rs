@@ -13,6 +13,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
+use super::standing::Standing;
 use crate::config::pool::{Access, Network, Pool};
 use crate::config::profile::{MountKind, Namespace, Profile};
 use crate::image;
@@ -27,16 +28,6 @@ pub(super) struct Model {
     pub(super) prepared: Rc<Prepared>,
     pub(super) listeners: usize,
     pub(super) standing: Standing,
-}
-
-/// What is known of the php-fpm of a class.
-pub(super) enum Standing {
-    /// Nothing: the first template is for its [`Trial`](super::trial::Trial).
-    Untried,
-    /// It does what a template must do.
-    Good,
-    /// It does not: its pools are launched cold.
-    Unfit(Rc<str>),
 }
 
 /// A short name of the class of `prepared` with `listeners` sockets: pools that show the same share their templates.
