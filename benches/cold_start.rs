@@ -13,13 +13,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Parser;
 use serde_json::json;
 
 use rig::activation::Listener;
-use rig::figures::{Samples, goal, shuffled};
+use rig::figures::{Samples, Steps, goal, shuffled};
 use rig::peers::Peer;
 use rig::php::{ANSWER, Extensions, Stage, Workers};
 use rig::serve::{self, Serve};
@@ -78,8 +78,8 @@ struct Contestant {
     starter: Starter,
     extensions: Extensions,
     ms: Samples,
-    /// howdah's own account of its starts, step by step.
-    steps: Vec<(String, Samples)>,
+    /// Where the time of howdah's went, step by step.
+    steps: Steps,
 }
 
 fn measure(flags: &Flags, scratch: &Path) -> Outcome {
@@ -147,21 +147,6 @@ impl Hall {
         self.stage.dir.join(format!("{}-{}.sock", starter.name(), extensions.name()))
     }
 
-    /// Waits until a template of each class waits.
-    fn wait_for_templates(&self, serve: &Serve) -> Outcome {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        let ready = |pid: &u32| processes::sleeps_in_open(*pid);
-        while processes::children(serve.pid).iter().filter(|pid| ready(pid)).count() < 2 {
-            if Instant::now() > deadline {
-                return Err(format!("no templates after ten seconds{}", serve.last_words()).into());
-            }
-            sleep(Duration::from_millis(5));
-        }
-        // It looks for that every few milliseconds.
-        sleep(Duration::from_millis(20));
-        Ok(())
-    }
-
     /// Everybody who can start the script, each tried once, which also warms
     /// the page cache; says who cannot, and why.
     fn admit(&self, flags: &Flags) -> Vec<Contestant> {
@@ -178,11 +163,11 @@ impl Hall {
                 starter,
                 extensions,
                 ms: Samples::default(),
-                steps: Vec::new(),
+                steps: Steps::default(),
             });
             let mut tried = both
                 .into_iter()
-                .map(|mut one| self.once(&mut one).map(|_| Contestant { steps: Vec::new(), ..one }));
+                .map(|mut one| self.once(&mut one).map(|_| Contestant { steps: Steps::default(), ..one }));
             match tried.by_ref().collect::<Outcome<Vec<_>>>() {
                 Ok(able) => admitted.extend(able),
                 Err(reason) => println!("{} is left out: {reason}", starter.name()),
@@ -197,10 +182,10 @@ impl Hall {
             Starter::Peer(peer) => self.peer_once(peer, contestant.extensions),
             Starter::Howdah => self.howdah_once(contestant, self.howdah.as_ref()),
             Starter::Template => {
-                self.template.iter().try_for_each(|serve| self.wait_for_templates(serve))?;
+                // One of each class; the next ones are made in nobody else's time.
+                self.template.iter().try_for_each(|serve| serve.wait_for_templates(2))?;
                 let took = self.howdah_once(contestant, self.template.as_ref())?;
-                // The next ones are made in nobody else's time.
-                self.template.iter().try_for_each(|serve| self.wait_for_templates(serve))?;
+                self.template.iter().try_for_each(|serve| serve.wait_for_templates(2))?;
                 Ok(took)
             }
         }
@@ -222,6 +207,7 @@ impl Hall {
         let pool = contestant.extensions.name();
         howdah.wait_until_cold(pool)?;
         let request = self.stage.request();
+        let sent = serve::monotonic_us()?;
         let took = request
             .timed(&self.socket(contestant.starter, contestant.extensions), ANSWER)
             .map_err(|error| format!("{error}{}", howdah.last_words()))?;
@@ -230,12 +216,7 @@ impl Hall {
         if seen["last_start_by"] != by {
             return Err(format!("it was started by {}{}", seen["last_start_by"], howdah.last_words()).into());
         }
-        for (step, ms) in serve::start_steps(&seen) {
-            match contestant.steps.iter_mut().find(|(name, _)| *name == step) {
-                Some((_, samples)) => samples.0.push(ms),
-                None => contestant.steps.push((step, Samples(vec![ms]))),
-            }
-        }
+        contestant.steps.push(serve::time_line(&seen, sent, took));
         Ok(took)
     }
 
@@ -268,12 +249,7 @@ fn print_table(extensions: Extensions, contestants: &[&Contestant]) {
             one.ms.median() / bare.ms.median(),
         );
     }
-    for one in contestants.iter().filter(|one| !one.steps.is_empty()) {
-        println!("  where the time of {} goes, medians, ms:", one.starter.name());
-        for (step, ms) in &one.steps {
-            println!("    {step:<20}{:>8.3}", ms.median());
-        }
-    }
+    contestants.iter().for_each(|one| one.steps.print(one.starter.name()));
     if let Some(howdah) = contestants.iter().find(|one| one.starter == Starter::Howdah) {
         for line in goals(howdah, bare, contestants) {
             println!("{line}");
@@ -309,7 +285,7 @@ fn write_json(file: &Path, contestants: &[Contestant]) -> Outcome {
     let all: Vec<_> = contestants
         .iter()
         .map(|one| {
-            let steps: Vec<_> = one.steps.iter().map(|(step, ms)| json!({"step": step, "ms": ms.0})).collect();
+            let steps: Vec<_> = one.steps.0.iter().map(|(step, ms)| json!({"step": step, "ms": ms.0})).collect();
             json!({"contestant": one.starter.name(), "extensions": one.extensions.name(), "ms": one.ms.0, "steps": steps})
         })
         .collect();

@@ -19,6 +19,7 @@ use clap::Parser;
 use serde_json::json;
 
 use rig::activation::Listener;
+use rig::at_rest::{AtRest, MB};
 use rig::figures::{Samples, goal};
 use rig::php::{Extensions, Stage, Workers};
 use rig::serve::{self, Serve};
@@ -49,7 +50,6 @@ struct Flags {
 }
 
 const WORKERS: Workers = Workers { pm: "ondemand", max_children: 5 };
-const MB: f64 = 1024.0 * 1024.0;
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
@@ -65,13 +65,13 @@ fn measure(flags: &Flags, scratch: &Path) -> Outcome {
     println!("idle: {} s; {}", flags.seconds, host::about(&stage)?);
     let masters = masters_at_rest(&stage, flags)?;
     println!("\nphp-fpm, {} masters with pm = ondemand", flags.masters);
-    masters.print(flags.masters, flags.seconds);
+    masters.print(flags.masters, "pool", flags.seconds);
 
-    let mut result = json!({"seconds": flags.seconds, "masters": masters.json(flags.masters)});
+    let mut result = json!({"seconds": flags.seconds, "masters": masters.json("pools", flags.masters)});
     match howdah_at_rest(&stage, flags) {
         Ok(howdah) => {
             println!("\nhowdah serve, {} cold pools", flags.pools);
-            howdah.print(flags.pools, flags.seconds);
+            howdah.print(flags.pools, "pool", flags.seconds);
             // The goals are set for this many pools and this long.
             if (flags.pools, flags.seconds) == (1_000, 60) {
                 let resident = howdah.resident as f64 / MB;
@@ -79,7 +79,7 @@ fn measure(flags: &Flags, scratch: &Path) -> Outcome {
                 let switches = howdah.context_switches;
                 println!("{}", goal(switches == 0, &format!("no context switch in 60 s: {switches}")));
             }
-            result["howdah"] = howdah.json(flags.pools);
+            result["howdah"] = howdah.json("pools", flags.pools);
 
             let starts = howdah_starts(&stage, flags)?;
             let (median, longest) = (starts.median(), starts.quantile(1.0));
@@ -96,53 +96,6 @@ fn measure(flags: &Flags, scratch: &Path) -> Outcome {
         fs::write(file, serde_json::to_vec_pretty(&result)?).during(file.display())?;
     }
     Ok(())
-}
-
-/// What some processes cost while nothing happens.
-#[derive(Debug, Default)]
-struct AtRest {
-    /// VmRSS, bytes, of all.
-    resident: u64,
-    /// PSS, bytes, of all.
-    proportional: u64,
-    /// Of all threads, while the clock ran.
-    context_switches: u64,
-}
-
-impl AtRest {
-    /// Counts over `seconds` what `pids` do.
-    fn watch(pids: &[u32], seconds: u64) -> Outcome<Self> {
-        let switches = || pids.iter().map(|pid| processes::context_switches(*pid)).sum::<Outcome<u64>>();
-        let before = switches()?;
-        sleep(Duration::from_secs(seconds));
-        let context_switches = switches()? - before;
-        let mut seen = Self { context_switches, ..Self::default() };
-        // Memory last: reading it makes the kernel walk the process's pages.
-        for pid in pids {
-            seen.resident += processes::resident(*pid)?;
-            seen.proportional += processes::proportional(*pid)?;
-        }
-        Ok(seen)
-    }
-
-    fn print(&self, pools: usize, seconds: u64) {
-        let (resident, proportional) = (self.resident as f64 / MB, self.proportional as f64 / MB);
-        let each = self.proportional as f64 / 1024.0 / pools as f64;
-        let rate = self.context_switches as f64 / seconds as f64;
-        println!(
-            "  memory             {proportional:.1} MB (PSS), {each:.1} kB for each pool; VmRSS {resident:.1} MB"
-        );
-        println!("  context switches   {} in {seconds} s, {rate:.1} a second", self.context_switches);
-    }
-
-    fn json(&self, pools: usize) -> serde_json::Value {
-        json!({
-            "pools": pools,
-            "resident_bytes": self.resident,
-            "proportional_bytes": self.proportional,
-            "context_switches": self.context_switches,
-        })
-    }
 }
 
 /// One php-fpm for each pool, each with a socket that nobody connects to.

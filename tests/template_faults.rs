@@ -352,3 +352,22 @@ fn a_file_system_that_cannot_be_mapped_costs_one_template_and_no_request() {
     rig.text("shop", "/index.php");
     assert_eq!(started_by(&rig, "shop"), "template", "{}", rig.log());
 }
+
+#[test]
+fn one_that_serves_already_is_not_given_up_though_it_has_not_said_that_it_is_ready() {
+    let mut rig = Rig::new();
+    keep(&rig, 1);
+    let sleep = 3 * patience();
+    rig.site("blog", "index.php", &format!("<?php sleep({sleep}); echo 'hello';"), TENANT);
+    rig.pool("blog", "[idle]\nstop = \"1h\"\n[fpm]\npm = \"static\"\nmax_children = 1");
+    rig.serve();
+    let own = stocked(&rig, 1)[0];
+    // Its worker is there before it says so, and has the request.
+    let fault = inside(own, Instead::Never, |call| call.number == libc::SYS_epoll_ctl);
+    let began = Instant::now();
+    assert_eq!(rig.text("blog", "/index.php"), "hello");
+    assert!(began.elapsed() >= Duration::from_secs(u64::from(sleep)));
+    assert!(!rig.log().contains("not by a template"), "{}", rig.log());
+    kill(Pid::from_raw(own), Signal::SIGKILL).unwrap();
+    assert!(fault.has_happened());
+}

@@ -33,6 +33,33 @@ impl Samples {
     }
 }
 
+/// The steps of something that was done several times, in their order, and the samples of each.
+#[derive(Debug, Default)]
+pub(crate) struct Steps(pub(crate) Vec<(String, Samples)>);
+
+impl Steps {
+    /// Adds one sample of each step, ms.
+    pub(crate) fn push(&mut self, line: Vec<(String, f64)>) {
+        for (step, ms) in line {
+            match self.0.iter_mut().find(|(name, _)| *name == step) {
+                Some((_, samples)) => samples.0.push(ms),
+                None => self.0.push((step, Samples(vec![ms]))),
+            }
+        }
+    }
+
+    /// A line for each, under the name of who took them; none where nobody told.
+    pub(crate) fn print(&self, name: &str) {
+        if self.0.is_empty() {
+            return;
+        }
+        println!("  where the time of {name} goes, medians, ms:");
+        for (step, ms) in &self.0 {
+            println!("    {step:<20}{:>8.3}", ms.median());
+        }
+    }
+}
+
 /// One goal beside what was seen.
 pub(crate) fn goal(met: bool, words: &str) -> String {
     format!("  {} {words}", if met { "met   " } else { "missed" })

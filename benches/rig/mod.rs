@@ -10,6 +10,7 @@
 //! by its command line, as the others are.
 
 pub(crate) mod activation;
+pub(crate) mod at_rest;
 pub(crate) mod fastcgi;
 pub(crate) mod fence;
 pub(crate) mod figures;

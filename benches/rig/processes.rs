@@ -93,10 +93,26 @@ pub(crate) fn resident(pid: u32) -> Outcome<u64> {
     Ok(field(&status, "VmRSS")? * 1024)
 }
 
-/// Memory of `pid` where a page shared by n processes counts as an nth (PSS), bytes.
-pub(crate) fn proportional(pid: u32) -> Outcome<u64> {
+/// Memory of `pid`, bytes: first with a page that n processes share as an nth (PSS), then only
+/// the pages that nobody shares.
+pub(crate) fn shares(pid: u32) -> Outcome<(u64, u64)> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).during(format!("smaps of {pid}"))?;
-    Ok(field(&rollup, "Pss")? * 1024)
+    let unshared = field(&rollup, "Private_Clean")? + field(&rollup, "Private_Dirty")?;
+    Ok((field(&rollup, "Pss")? * 1024, unshared * 1024))
+}
+
+/// How often the threads of `pid` have been given a processor until now, and how long they had it
+/// (/proc/PID/task/TID/schedstat, sched-stats.rst of the kernel's documents).
+pub(crate) fn turns(pid: u32) -> Outcome<(u64, Duration)> {
+    let (mut turns, mut cpu) = (0, 0);
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let text = fs::read_to_string(thread?.path().join("schedstat")).during("schedstat")?;
+        let words: Vec<u64> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        let [on_cpu, _waiting, count] = words[..] else { return Err(format!("schedstat: {text}").into()) };
+        turns += count;
+        cpu += on_cpu;
+    }
+    Ok((turns, Duration::from_nanos(cpu)))
 }
 
 /// The number that stands after `name:` at the start of a line.

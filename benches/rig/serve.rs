@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use nix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 
 use super::php::{Extensions, Stage, Workers};
@@ -154,6 +155,27 @@ impl Serve {
         }
     }
 
+    /// Waits until `count` templates wait.
+    pub(crate) fn wait_for_templates(&self, count: usize) -> Outcome {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.templates().len() < count {
+            if Instant::now() > deadline {
+                return Err(format!("no {count} templates after twenty seconds{}", self.last_words()).into());
+            }
+            sleep(Duration::from_millis(5));
+        }
+        // It looks for that every few milliseconds.
+        sleep(Duration::from_millis(20));
+        Ok(())
+    }
+
+    /// The php-fpm's that wait for a pool.
+    pub(crate) fn templates(&self) -> Vec<u32> {
+        let mut found = processes::children(self.pid);
+        found.retain(|pid| processes::sleeps_in_open(*pid));
+        found
+    }
+
     /// The end of its log, to be put behind an error.
     pub(crate) fn last_words(&self) -> String {
         last_words(&self.dir.join("log"))
@@ -172,14 +194,25 @@ pub(crate) fn last_words(log: &Path) -> String {
     text.lines().next_back().map(|line| format!(": {line}")).unwrap_or_default()
 }
 
-/// The steps of a pool's last start and how long each took, ms, from its entry
-/// in `ps --json`: `"last_start_steps_ms": [["clone", 0.2], ["mounts", 0.4], …]`.
-/// Empty where howdah does not tell.
-pub(crate) fn start_steps(pool: &Value) -> Vec<(String, f64)> {
-    let steps = pool["last_start_steps_ms"].as_array();
-    steps
-        .into_iter()
-        .flatten()
-        .filter_map(|step| Some((step[0].as_str()?.to_owned(), step[1].as_f64()?)))
-        .collect()
+/// What the clock of [`time_line`] shows now, microseconds.
+pub(crate) fn monotonic_us() -> Outcome<f64> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).during("read the clock")?;
+    Ok(Duration::from(now).as_secs_f64() * 1e6)
+}
+
+/// Where the `took` of a request went that was sent at `sent_us` to the cold pool whose entry in
+/// `ps --json` is `pool` now: what each step took, ms, in their order.
+///
+/// The steps between are howdah's own account, `"last_start_steps_ms": [["check", 0.1], …]`. Before them
+/// it had to wake up, and after php-fpm was ready the rest was php-fpm's; that howdah saw the
+/// connection accepted is no step of the visitor's.
+pub(crate) fn time_line(pool: &Value, sent_us: f64, took: Duration) -> Vec<(String, f64)> {
+    let Some(began_us) = pool["last_start_monotonic_us"].as_f64() else { return Vec::new() };
+    let mut line = vec![("wake".to_owned(), (began_us - sent_us) / 1e3)];
+    let steps = pool["last_start_steps_ms"].as_array().into_iter().flatten();
+    let steps = steps.filter_map(|step| Some((step[0].as_str()?.to_owned(), step[1].as_f64()?)));
+    line.extend(steps.filter(|(name, _)| name != "accepted"));
+    let before: f64 = line.iter().map(|(_, ms)| ms).sum();
+    line.push(("worker and script".to_owned(), took.as_secs_f64() * 1e3 - before));
+    line
 }

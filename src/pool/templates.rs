@@ -5,12 +5,13 @@ mod ids;
 mod loaded;
 mod lodging;
 mod model;
+mod share;
 mod standing;
 mod trial;
 mod waiting;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -24,12 +25,14 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use self::ids::{Ids, refuse_taken};
 use self::lodging::directory;
 pub use self::lodging::{Lodging, find, is_cgroup, tidy};
-use self::model::{Model, class_of, descriptors, make_root, step};
+use self::model::{Model, class_of, descriptors, make_root, short_name, step};
 pub use self::model::{always_cold, class_name, sources};
+use self::share::{Claim, share};
 use self::standing::Standing;
 use self::trial::Trial;
 pub use self::waiting::{Waiting, asks};
 use super::prepare::{Places, Prepared};
+use super::record;
 use crate::config::profile::Profile;
 use crate::config::types::IdRange;
 use crate::sandbox::cgroup::Base;
@@ -58,12 +61,23 @@ const NICE: i32 = 19;
 /// Why there are no templates although they are wanted; one line.
 #[derive(Debug, thiserror::Error)]
 pub enum NoTemplates {
+    /// Nobody wants any.
+    #[error("no templates: [serve] templates = 0, or serve ends when it is idle")]
+    Unwanted,
     /// Nothing can be entered and left again.
     #[error("no templates: howdah may not enter namespaces ({}): run it as root", .0.desc())]
     Rights(Errno),
     /// There is nowhere to be born.
     #[error("no templates: they need a cgroup v2 that howdah may write")]
     Cgroup,
+    /// Their ids cannot be kept from other howdahs.
+    #[error("no templates: {}: {told}: howdah locks there which of their ids are taken", path.display())]
+    Claims {
+        /// The file.
+        path: PathBuf,
+        /// Why it cannot be opened.
+        told: String,
+    },
     /// Some of their ids are somebody's.
     #[error("no templates: {whose} in {file} lies in [serve] template_ids ({range}): choose another range")]
     Taken {
@@ -81,6 +95,8 @@ pub struct Templates {
     /// The way back from a template's namespaces.
     pub home: Home,
     wanted: usize,
+    /// Bytes that all of them may take.
+    memory: u64,
     ids: Rc<RefCell<Ids>>,
     number: u64,
     models: Vec<Model>,
@@ -98,20 +114,21 @@ pub struct Templates {
 }
 
 impl Templates {
-    /// Keeps `wanted` of each class, with ids of `range`.
+    /// Keeps `wanted` of each class, in `memory` bytes, with ids of `range`.
     ///
     /// # Errors
     /// Why there can be none.
-    pub fn open(wanted: usize, range: IdRange, places: &Places) -> Result<Self, NoTemplates> {
+    pub fn open(wanted: usize, memory: u64, range: IdRange, places: &Places) -> Result<Self, NoTemplates> {
         refuse_taken(range)?;
         let home = Home::open().map_err(NoTemplates::Rights)?;
         let ends = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(NoTemplates::Rights)?;
-        let ids = Rc::new(RefCell::new(Ids::open(range, &places.state)));
+        let ids = Rc::new(RefCell::new(Ids::open(range, &places.state)?));
         let (models, waiting) = (Vec::new(), Vec::new());
         let directory = directory(places);
         Ok(Self {
             home,
             wanted,
+            memory,
             ids,
             number: 0,
             models,
@@ -131,6 +148,8 @@ impl Templates {
     /// Why there is none.
     pub fn take(&mut self, prepared: &Rc<Prepared>, listeners: usize) -> Result<Waiting, String> {
         let class = self.learn(prepared, listeners);
+        let asked = self.models.iter_mut().filter(|model| model.class == class);
+        asked.for_each(|model| model.asked = Instant::now());
         let mut why = None;
         loop {
             let of_class = |one: &Waiting| one.is_ready && one.class == class;
@@ -161,10 +180,47 @@ impl Templates {
         let class = class_of(prepared, listeners);
         if !self.models.iter().any(|model| model.class == class) {
             let (class, prepared, standing) = (class.clone(), Rc::clone(prepared), Standing::Untried);
-            self.models.push(Model { class, prepared, listeners, standing });
+            let (asked, each) = (Instant::now(), None);
+            self.models.push(Model { class, prepared, listeners, standing, asked, each });
         }
         self.due = Some(Instant::now() + QUIET);
         class
+    }
+
+    /// The same for a program that need not be tried.
+    pub fn trust(&mut self, prepared: &Rc<Prepared>, listeners: usize) {
+        let class = self.learn(prepared, listeners);
+        let of_class = self.models.iter_mut().filter(|model| model.class == class);
+        of_class.for_each(|model| model.standing = Standing::Good);
+    }
+
+    /// Forgets all classes but those of `prepared`, with their templates: no pool has them any more.
+    pub fn keep_only<'a>(&mut self, prepared: impl Iterator<Item = (&'a Rc<Prepared>, usize)>) {
+        let classes: HashSet<Rc<str>> =
+            prepared.map(|(prepared, listeners)| class_of(prepared, listeners)).collect();
+        self.models.retain(|model| classes.contains(&model.class));
+        self.lost.retain(|class, _| classes.contains(class));
+        self.due = Some(Instant::now() + QUIET);
+    }
+
+    /// What there is, for who asks.
+    pub fn stock(&self) -> record::Stock {
+        let class = |model: &Model| {
+            let of_class = |one: &&Waiting| one.is_ready && one.class == model.class;
+            let waiting: Vec<i32> =
+                self.waiting.iter().filter(of_class).map(|one| one.template.process.pid.as_raw()).collect();
+            let (major, minor, patch) = model.prepared.version;
+            record::Class {
+                class: short_name(&model.class),
+                php: format!("{major}.{minor}.{patch}"),
+                memory_bytes: model.each,
+                standing: model.standing.word().to_owned(),
+                why_none: waiting.is_empty().then(|| self.why_none(&model.class)),
+                waiting,
+            }
+        };
+        let classes = self.models.iter().map(class).collect();
+        record::Stock { wanted: self.wanted, memory_limit: self.memory, why_none: None, classes }
     }
 
     /// One of them may have ended: they are looked at.
@@ -204,7 +260,7 @@ impl Templates {
             self.due = Some(until);
             return told;
         }
-        let Some(lacking) = self.models.iter().position(|model| self.lacks(model)) else { return told };
+        let Some(lacking) = self.balance() else { return told };
         if !is_quiet {
             self.due = Some(now + QUIET);
             return told;
@@ -226,14 +282,28 @@ impl Templates {
         told
     }
 
-    /// Whether there are to be more of it.
-    fn lacks(&self, model: &Model) -> bool {
-        let wanted = match model.standing {
+    /// The next class of which there are to be more; ends those that take the memory of others.
+    fn balance(&mut self) -> Option<usize> {
+        let wanted = |model: &Model| match model.standing {
             Standing::Untried => 1,
             Standing::Good => self.wanted,
             Standing::Unfit(_) => 0,
         };
-        self.waiting.iter().filter(|one| one.class == model.class).count() < wanted
+        let claim = |model: &Model| Claim { asked: model.asked, wanted: wanted(model), each: model.each };
+        let claims: Vec<Claim> = self.models.iter().map(claim).collect();
+        let mut lacking = share(&claims, self.memory);
+        for one in std::mem::take(&mut self.waiting) {
+            let model = self.models.iter().position(|model| model.class == one.class);
+            match model.map(|index| &mut lacking[index]) {
+                Some(left) if *left > 0 => {
+                    *left -= 1;
+                    self.waiting.push(one);
+                }
+                _ => one.end(),
+            }
+        }
+        let lacks = |(index, left): (usize, usize)| (left > 0).then_some(index);
+        lacking.into_iter().enumerate().filter_map(lacks).max_by_key(|&index| self.models[index].asked)
     }
 
     /// Those whose php, ini files or libraries have changed since, and those that are too old.
@@ -281,6 +351,8 @@ impl Templates {
             self.due = Some(now + QUIET);
             return None;
         }
+        let of_class = self.models.iter_mut().filter(|model| model.class == class);
+        of_class.for_each(|model| model.each = one.memory().max(model.each));
         if !untried {
             self.lost.remove(&class);
             one.is_ready = true;

@@ -92,8 +92,10 @@ impl Rig {
     /// Writes howdah.toml: the rig's state directory, and how long a stop waits for requests.
     pub fn configure(&self, drain: &str) {
         let (state, start) = (self.path("state"), 10 * patience());
+        // None unless a test asks for them, or whoever runs the tests wants all of them by templates.
+        let templates = std::env::var("HOWDAH_TEST_TEMPLATES").unwrap_or_else(|_| "0".into());
         let text = format!(
-            "[serve]\nstate_dir = {state:?}\ndrain = {drain:?}\n[defaults.start]\ntimeout = \"{start}s\"\n"
+            "[serve]\ntemplates = {templates}\nstate_dir = {state:?}\ndrain = {drain:?}\n[defaults.start]\ntimeout = \"{start}s\"\n"
         );
         self.write("howdah.toml", &text);
     }

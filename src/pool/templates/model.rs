@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -28,6 +29,10 @@ pub(super) struct Model {
     pub(super) prepared: Rc<Prepared>,
     pub(super) listeners: usize,
     pub(super) standing: Standing,
+    /// When one of its pools last asked for one.
+    pub(super) asked: Instant,
+    /// What one takes of the memory, bytes; `None`: nobody has looked yet.
+    pub(super) each: Option<u64>,
 }
 
 /// A short name of the class of `prepared` with `listeners` sockets: pools that show the same share their templates.

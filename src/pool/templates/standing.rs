@@ -21,6 +21,17 @@ pub(super) enum Standing {
     Unfit(Rc<str>),
 }
 
+impl Standing {
+    /// "untried", "good", "unfit"
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::Untried => "untried",
+            Self::Good => "good",
+            Self::Unfit(_) => "unfit",
+        }
+    }
+}
+
 impl Templates {
     /// Why there is none of `class` now.
     pub(super) fn why_none(&self, class: &Rc<str>) -> String {

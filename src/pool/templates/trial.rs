@@ -157,9 +157,11 @@ fn bind(waiting: &mut Waiting, home: &Home) -> Result<UnixStream, StepError> {
     let spec = class::template(&waiting.prepared.spec, id, id, waiting.template.rootfs());
     let text = configuration(&waiting.prepared)
         .ok_or_else(|| StepError::new(Step::Execute, "(FPM_SOCKETS names no socket)", Errno::EINVAL))?;
-    waiting.template.bind(&spec, home, prepare::FIRST_LISTENER as u32, vec![listener.into()])?;
     waiting.take_priority()?;
-    waiting.release(&text)?;
+    let end = waiting.tell(&text)?;
+    waiting.template.bind(&spec, home)?;
+    waiting.template.give(prepare::FIRST_LISTENER as u32, vec![listener.into()])?;
+    drop(end);
     Ok(client)
 }
 

@@ -1,9 +1,10 @@
 //! One template: php-fpm that loads what it loads and then waits, and how it becomes a pool's.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
@@ -59,18 +60,17 @@ fn call(pid: Pid) -> Option<i64> {
 }
 
 impl Waiting {
-    /// Writes its configuration: php-fpm goes on.
+    /// Writes its configuration, behind which it waits until what is returned is dropped: php-fpm
+    /// reads a byte at a time, which it may do while howdah does the rest.
     ///
     /// # Errors
-    /// ENXIO where nobody waits for it.
-    pub fn release(&self, configuration: &str) -> Result<(), StepError> {
+    /// ENXIO where nobody waits for it; EAGAIN where it is longer than a pipe is deep (pipe(7)).
+    pub(super) fn tell(&self, configuration: &str) -> Result<File, StepError> {
         let path = self.template.rootfs().join("etc").join(CONF);
-        let written = OpenOptions::new()
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(&path)
-            .and_then(|mut fifo| fifo.write_all(configuration.as_bytes()));
-        written.map_err(|error| step(Step::Execute, "(its configuration)", &error))
+        let mut write = OpenOptions::new();
+        let open = write.write(true).custom_flags(libc::O_NONBLOCK).open(&path);
+        let told = open.and_then(|mut fifo| fifo.write_all(configuration.as_bytes()).map(|()| fifo));
+        told.map_err(|error| step(Step::Execute, "(its configuration)", &error))
     }
 
     /// Tells the next howdah whose it is, before it can have accepted anything.
@@ -111,6 +111,12 @@ impl Waiting {
         }
     }
 
+    /// What it takes of the memory, bytes: what its processes have for themselves and their part of
+    /// what they share (PSS; proc_pid_smaps(5)).
+    pub(super) fn memory(&self) -> Option<u64> {
+        self.template.processes().into_iter().map(sys::pss).sum()
+    }
+
     /// Looks what it has loaded; false where that has changed meanwhile.
     pub(super) fn note_loaded(&mut self) -> bool {
         let made = SystemTime::now() - self.made.elapsed();
@@ -143,25 +149,28 @@ impl Waiting {
         phases: &mut Phases,
     ) -> Result<(), StepError> {
         let begin = Instant::now();
-        let rootfs = self.template.rootfs();
-        let network = spec::network(pool, &prepared.profile);
-        image::write_etc(rootfs, &prepare::owner(pool, network), &[], self.lodging.id)
-            .map_err(|(path, error)| step(Step::AttachRoot, &path.display().to_string(), &error))?;
-        self.mark(pool.name.as_str(), generation)
-            .map_err(|error| step(Step::AttachRoot, "(its mark)", &error))?;
-        phases.plan = begin.elapsed();
-        let begin = Instant::now();
-        self.template.bind(&prepared.spec, home, prepare::FIRST_LISTENER as u32, listeners)?;
-        self.take_priority()?;
-        phases.walls = begin.elapsed();
-        let begin = Instant::now();
         let configuration = prepared.files.iter().find(|(name, _)| name == CONF);
         let text = configuration.map_or("", |(_, text)| text.as_str());
-        self.release(text)?;
+        self.take_priority()?;
+        let fifo = self.tell(text)?;
+        let rootfs = self.template.rootfs();
+        let file =
+            |(path, error): (PathBuf, io::Error)| step(Step::AttachRoot, &path.display().to_string(), &error);
+        let network = spec::network(pool, &prepared.profile);
+        image::write_etc(rootfs, &prepare::owner(pool, network), &[], self.lodging.id).map_err(file)?;
+        phases.plan = begin.elapsed();
+        let begin = Instant::now();
+        self.template.bind(&prepared.spec, home)?;
+        phases.walls = begin.elapsed();
+        let begin = Instant::now();
+        // It goes on; what it does until it asks for its sockets needs nothing of what follows here.
+        drop(fifo);
+        self.mark(pool.name.as_str(), generation)
+            .map_err(|error| step(Step::AttachRoot, "(its mark)", &error))?;
         // Where it read that, it finds a file, as in every other sandbox.
         let path = self.template.rootfs().join("etc").join(CONF);
-        image::write_secret(&path, text, self.lodging.id)
-            .map_err(|(path, error)| step(Step::AttachRoot, &path.display().to_string(), &error))?;
+        image::write_secret(&path, text, self.lodging.id).map_err(file)?;
+        self.template.give(prepare::FIRST_LISTENER as u32, listeners)?;
         phases.clone = begin.elapsed();
         Ok(())
     }
