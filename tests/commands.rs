@@ -386,6 +386,7 @@ fn ps_tells_each_pool_in_a_row_and_in_json() {
         "last_start_ms",
         "last_start_monotonic_us",
         "last_start_by",
+        "last_start_not_by_template",
         "last_start_steps_ms",
         "last_error",
         "weakened",

@@ -88,8 +88,8 @@ pub fn look(places: &Places, base: Option<&Base>) -> Estate {
     for candidate in candidates {
         let (pool, number, pid) = (candidate.pool.clone(), candidate.number, candidate.pid);
         kept.push(pool.clone());
-        let place = candidate.lodging.as_ref().and(candidate.freezer.cgroup());
-        let place = place.map(|cgroup| cgroup.directory().to_owned());
+        let place = candidate.freezer.cgroup().map(|cgroup| cgroup.directory().to_owned());
+        let was_template = candidate.lodging.is_some();
         let record = estate.records.entry(pool.clone()).or_default();
         let taken = take(candidate, record, files.get(&pool).map_or(&[], Vec::as_slice));
         record.generation = record.generation.max(number);
@@ -98,8 +98,11 @@ pub fn look(places: &Places, base: Option<&Base>) -> Estate {
                 let older = estate.found.insert(pool.clone(), found).map(|older| older.generation.number);
                 older.map(|number| (number, "a newer one runs".to_owned()))
             }
-            Err(reason) => match place.filter(|_| reason == NOWHERE && templates::asks(pid)) {
-                // Its howdah died before it had its configuration: it has served nobody.
+            // Its howdah died before it had its configuration, or with it: it has served nobody, or has
+            // just ended.
+            Err(reason) => match place
+                .filter(|_| was_template && reason == NOWHERE && templates::asks(pid) || is_ending(pid))
+            {
                 Some(directory) => {
                     let _ = Cgroup::open(&directory).map(|cgroup| end(&cgroup));
                     None
@@ -194,6 +197,12 @@ fn first_process(cgroup: &Cgroup) -> Option<Pid> {
             && field("State:").is_some_and(|state| !state.trim().starts_with(['Z', 'X']))
     };
     cgroup.processes().ok()?.into_iter().find(is_first)
+}
+
+/// Whether a process is on its way out: it has no program any more (proc_pid_exe(5)).
+fn is_ending(pid: Pid) -> bool {
+    let gone = |error: std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
+    fs::read_link(format!("/proc/{pid}/exe")).is_err_and(gone)
 }
 
 /// Removes a cgroup in which nothing can be but processes whose process 1 was killed.

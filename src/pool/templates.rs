@@ -6,6 +6,7 @@ mod loaded;
 mod lodging;
 mod model;
 mod share;
+mod standing;
 mod trial;
 mod waiting;
 
@@ -24,10 +25,11 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use self::ids::{Ids, refuse_taken};
 use self::lodging::directory;
 pub use self::lodging::{Lodging, find, is_cgroup, tidy};
-use self::model::{Model, Standing, class_of, descriptors, make_root, short_name, step};
+use self::model::{Model, class_of, descriptors, make_root, short_name, step};
 pub use self::model::{always_cold, class_name, sources};
 use self::share::{Claim, share};
-use self::trial::{Trial, Verdict};
+use self::standing::Standing;
+use self::trial::Trial;
 pub use self::waiting::{Waiting, asks};
 use super::prepare::{Places, Prepared};
 use super::record;
@@ -51,8 +53,6 @@ const QUIET: Duration = Duration::from_millis(30);
 /// How old one may become: what it holds of the host (its libraries' addresses, files that are
 /// deleted by now) is not to be there for weeks.
 const OLDEST: Duration = Duration::from_secs(24 * 3600);
-/// So many of a class that come to nothing before they wait are no accident.
-const MOST_LOST: u32 = 3;
 /// How long none is made after one has died that waited.
 const PAUSE: Duration = Duration::from_secs(1);
 /// The nice value of one that starts.
@@ -223,23 +223,6 @@ impl Templates {
         record::Stock { wanted: self.wanted, memory_limit: self.memory, why_none: None, classes }
     }
 
-    /// The next of `class` are made from `prepared`, if what they were made from is out of date.
-    fn renew(&mut self, class: &Rc<str>, prepared: &Rc<Prepared>, listeners: usize) {
-        let is_old = |model: &Model| model.class == *class && !model.prepared.is_fresh();
-        if self.models.iter().any(is_old) {
-            self.models.retain(|model| model.class != *class);
-            self.learn(prepared, listeners);
-        }
-    }
-
-    fn why_none(&self, class: &Rc<str>) -> String {
-        match self.models.iter().find(|model| model.class == *class).map(|model| &model.standing) {
-            Some(Standing::Unfit(why)) => why.to_string(),
-            Some(Standing::Untried) => "its class has not been tried yet".to_owned(),
-            Some(Standing::Good) | None => "none was ready".to_owned(),
-        }
-    }
-
     /// One of them may have ended: they are looked at.
     pub fn look(&mut self) {
         self.due = Some(Instant::now());
@@ -299,12 +282,6 @@ impl Templates {
         told
     }
 
-    /// Its php-fpm is another now, which has not been tried.
-    fn forget_standing(&mut self, class: &Rc<str>) {
-        let of_class = self.models.iter_mut().filter(|model| model.class == *class);
-        of_class.for_each(|model| model.standing = Standing::Untried);
-    }
-
     /// The next class of which there are to be more; ends those that take the memory of others.
     fn balance(&mut self) -> Option<usize> {
         let wanted = |model: &Model| match model.standing {
@@ -329,43 +306,6 @@ impl Templates {
         lacking.into_iter().enumerate().filter_map(lacks).max_by_key(|&index| self.models[index].asked)
     }
 
-    /// Looks at the one that is on trial.
-    fn go_on_trying(&mut self, now: Instant) -> Option<String> {
-        let mut trial = self.trial.take()?;
-        let verdict = trial.look(now);
-        if verdict == Verdict::Pending {
-            self.trial = Some(trial);
-            return None;
-        }
-        let class = Rc::clone(&trial.waiting.class);
-        let was_killed = trial.waiting.was_killed();
-        trial.waiting.end();
-        match verdict {
-            Verdict::Unfit(why) => self.refuse(&class, &why),
-            Verdict::Lost(_) if was_killed => {
-                self.pause = Some(now + PAUSE);
-                None
-            }
-            Verdict::Lost(why) => self.lose(&class, &why),
-            Verdict::Good | Verdict::Pending => {
-                self.lost.remove(&class);
-                let of_class = self.models.iter_mut().filter(|model| model.class == class);
-                of_class.for_each(|model| model.standing = Standing::Good);
-                None
-            }
-        }
-    }
-
-    /// There are to be no templates of `class`, until what it rests on changes.
-    fn refuse(&mut self, class: &Rc<str>, why: &str) -> Option<String> {
-        let model = self.models.iter_mut().find(|model| model.class == *class)?;
-        let (major, minor, patch) = model.prepared.version;
-        let why = format!("php-fpm {major}.{minor}.{patch} {why}");
-        let told = format!("no templates of class {}: {why}: its pools are launched cold", short_name(class));
-        model.standing = Standing::Unfit(why.into());
-        Some(told)
-    }
-
     /// Those whose php, ini files or libraries have changed since, and those that are too old.
     fn discard_stale(&mut self) {
         let (fresh, stale): (Vec<_>, Vec<_>) =
@@ -383,17 +323,7 @@ impl Templates {
         gone.into_iter().for_each(Waiting::end);
     }
 
-    /// One of `class` has come to nothing: another is made when one of its pools starts, but not without end.
-    fn lose(&mut self, class: &Rc<str>, why: &str) -> Option<String> {
-        let lost = self.lost.entry(Rc::clone(class)).or_default();
-        *lost += 1;
-        if *lost >= MOST_LOST {
-            return self.refuse(class, why);
-        }
-        self.models.retain(|model| model.class != *class);
-        None
-    }
-
+    /// Looks at one that waits or is being made, and keeps it if it is worth it; a line to tell, if any.
     fn keep(&mut self, mut one: Waiting, now: Instant, is_quiet: bool) -> Option<String> {
         let class = Rc::clone(&one.class);
         let late = !one.is_ready && now > one.made + START_LIMIT;
@@ -411,10 +341,11 @@ impl Templates {
             self.waiting.push(one);
             return None;
         }
-        let untried = self
-            .models
-            .iter()
-            .any(|model| model.class == class && matches!(model.standing, Standing::Untried));
+        let untried = self.is_untried(&class);
+        if untried && (self.trial.is_some() || !is_quiet) {
+            self.waiting.push(one);
+            return None;
+        }
         if !one.note_loaded() {
             one.end();
             self.due = Some(now + QUIET);
@@ -428,14 +359,9 @@ impl Templates {
             self.waiting.push(one);
             return None;
         }
-        if self.trial.is_some() || !is_quiet {
-            self.waiting.push(one);
-            return None;
-        }
         match Trial::begin(one, &self.home) {
             Ok(trial) => self.trial = Some(trial),
-            Err((one, error)) => {
-                one.end();
+            Err(error) => {
                 return self.lose(&class, &format!("could not be bound on its trial: {error}"));
             }
         }

@@ -287,16 +287,17 @@ impl Cgroup {
     }
 
     /// Removes it, whose last processes are ending: the kernel may need a moment, of which there are
-    /// at most `moments`, 200 µs each.
-    pub fn remove_soon(&self, moments: u32) {
+    /// at most `moments`, 200 µs each. False: it is still there.
+    pub fn remove_soon(&self, moments: u32) -> bool {
         for _ in 0..moments {
             match self.remove() {
                 Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
                     std::thread::sleep(Duration::from_micros(200));
                 }
-                _ => return,
+                _ => return true,
             }
         }
+        false
     }
 
     /// Removes the empty cgroup.

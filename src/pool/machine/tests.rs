@@ -136,6 +136,8 @@ fn starting_rows() -> Vec<Row> {
     vec![
         row(calm(launched(0)), Ready, 5, ready(0, 1), &[AskAccepted]),
         row(calm(ready(0, 4)), Ready, 5, ready(0, 4), &[AskAccepted]),
+        row(calm(ready(0, 8)), Relaunched, 7, launched(7), &[]),
+        row(calm(launched(0)), Relaunched, 7, launched(7), &[]),
         row(calm(ready(0, 1)), Accepted(true), 7, warm(7, 7), &[ReportStarted]),
         row(calm(ready(0, 1)), Accepted(false), 7, ready(0, 2), &[]),
         row(calm(ready(0, 32)), Accepted(false), 7, ready(0, 64), &[]),

@@ -219,7 +219,9 @@ impl Supervisor {
             // What is not of process 1's pid namespace does not end with it.
             cgroup.kill();
             // Its last processes are reaped by process 1's end.
-            cgroup.remove_soon(20);
+            if !cgroup.remove_soon(20) {
+                self.emptying.push(cgroup.directory().to_owned());
+            }
         }
         drop(generation);
         self.leave_audit();
@@ -341,6 +343,8 @@ impl Supervisor {
     /// Reaps what was killed and could not end at once.
     pub(super) fn reap_dying(&mut self) {
         self.dying.retain(|pid| !is_reaped(*pid, 0));
+        let is_busy = |error: std::io::Error| error.raw_os_error() == Some(libc::EBUSY);
+        self.emptying.retain(|cgroup| std::fs::remove_dir(cgroup).is_err_and(is_busy));
     }
 
     /// Watches the pools again that found no room, if there is some now.

@@ -96,6 +96,8 @@ pub struct Supervisor {
     released: Vec<Released>,
     /// Killed, and not ended yet.
     dying: Vec<Pid>,
+    /// Cgroups of those.
+    emptying: Vec<PathBuf>,
     refused: Vec<Option<Refused>>,
     /// Pools with connections for which there was no room among the refused.
     crowded: Vec<usize>,
@@ -162,6 +164,7 @@ impl Supervisor {
             hushed: Vec::new(),
             released: Vec::new(),
             dying: Vec::new(),
+            emptying: Vec::new(),
             refused: Vec::new(),
             crowded: Vec::new(),
             workshop: Workshop::default(),

@@ -12,6 +12,9 @@ use crate::pool::slot::Slot;
 /// slow machine more time gives it to this as well. What is launched in its place has all of
 /// `start.timeout` again.
 const PART: u32 = 5;
+/// How often one is asked whether it stands still, and how many times.
+const FREEZE_ASK: Duration = Duration::from_micros(200);
+const FREEZE_ASKS: u32 = 20;
 
 /// A generation that was let go on, and until when it must be ready.
 #[derive(Debug, Clone, Copy)]
@@ -63,7 +66,32 @@ impl Supervisor {
                 None => "become ready",
             };
             let reason = format!("its php-fpm did not {what} within {:?}", limit(slot));
-            self.fall_back(index, &reason);
+            if serves_nobody(slot) {
+                self.fall_back(index, &reason);
+            }
         }
     }
+}
+
+/// Whether nobody can lose anything by its end. With its sockets it may have workers already that have
+/// accepted a connection, although it has not said that it is ready: it has to stand still for the
+/// look, and where somebody is in it `start.timeout` counts, as for any other.
+fn serves_nobody(slot: &Slot) -> bool {
+    let Some(generation) = &slot.generation else { return false };
+    if generation.process.gate.is_some() {
+        return true;
+    }
+    let (freezer, pid) = (&generation.freezer, generation.process.pid);
+    let stands = |round: u32| {
+        if round > 0 {
+            std::thread::sleep(FREEZE_ASK);
+        }
+        freezer.is_frozen(pid).unwrap_or(false)
+    };
+    let frozen = freezer.freeze(pid).is_ok() && (0..FREEZE_ASKS).any(stands);
+    if frozen && !slot.is_busy() {
+        return true;
+    }
+    let _ = freezer.thaw(pid);
+    false
 }

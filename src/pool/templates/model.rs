@@ -14,6 +14,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
+use super::standing::Standing;
 use crate::config::pool::{Access, Network, Pool};
 use crate::config::profile::{MountKind, Namespace, Profile};
 use crate::image;
@@ -32,27 +33,6 @@ pub(super) struct Model {
     pub(super) asked: Instant,
     /// What one takes of the memory, bytes; `None`: nobody has looked yet.
     pub(super) each: Option<u64>,
-}
-
-/// What is known of the php-fpm of a class.
-pub(super) enum Standing {
-    /// Nothing: the first template is for its [`Trial`](super::trial::Trial).
-    Untried,
-    /// It does what a template must do.
-    Good,
-    /// It does not: its pools are launched cold.
-    Unfit(Rc<str>),
-}
-
-impl Standing {
-    /// "untried", "good", "unfit"
-    pub(super) fn word(&self) -> &'static str {
-        match self {
-            Self::Untried => "untried",
-            Self::Good => "good",
-            Self::Unfit(_) => "unfit",
-        }
-    }
 }
 
 /// A short name of the class of `prepared` with `listeners` sockets: pools that show the same share their templates.

@@ -61,8 +61,8 @@ impl Trial {
     /// Binds `waiting` to a socket of the trial's own, asks something on it and lets it go on.
     ///
     /// # Errors
-    /// The template and the failing step.
-    pub(super) fn begin(mut waiting: Waiting, home: &Home) -> Result<Self, (Waiting, StepError)> {
+    /// The failing step; the template is gone then.
+    pub(super) fn begin(mut waiting: Waiting, home: &Home) -> Result<Self, StepError> {
         match bind(&mut waiting, home) {
             Ok(client) => Ok(Self {
                 waiting,
@@ -73,7 +73,10 @@ impl Trial {
                 until: Instant::now() + LIMIT,
                 looks_when_ready: 0,
             }),
-            Err(error) => Err((waiting, error)),
+            Err(error) => {
+                waiting.end();
+                Err(error)
+            }
         }
     }
 
