@@ -46,7 +46,7 @@ pub enum Command {
     Request(Request),
     /// Attack a pool's sandbox from inside, and tell wall by wall what held
     #[command(
-        after_help = "Example:\n  howdah audit /etc/howdah/pools/blog.toml\n  howdah audit --in bwrap --ro-bind / / --unshare-all\n\nStarts the sandbox that serve would start, with a probe in php-fpm's place, and beside it canaries on the host and a neighbour to be found. What a running serve has is not touched. Exit status: 0 if every attack was held, 1 if one was not."
+        after_help = "Example:\n  howdah audit /etc/howdah/pools/blog.toml\n  howdah audit --in bwrap --ro-bind / / --unshare-all\n\nStarts the sandbox that serve would start, with a probe in php-fpm's place, and beside it canaries on the host and a neighbour to be found. Where howdah.toml asks for templates, a pool is attacked twice: launched cold, and bound to a template. What a running serve has is not touched. Exit status: 0 if every attack was held, 1 if one was not."
     )]
     Audit(Audit),
     /// Print the OCI runtime spec of a pool's container
@@ -113,6 +113,9 @@ pub struct Ps {
     /// Runtime directory.
     #[command(flatten)]
     pub runtime: Runtime,
+    /// Show the templates, class by class, in place of the pools
+    #[arg(long)]
+    pub templates: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -174,6 +177,9 @@ pub struct Audit {
     /// Try this profile in place of the pool's own
     #[arg(long, value_name = "NAME|FILE")]
     pub profile: Option<String>,
+    /// Attack only what starts this way [default: each way in which serve would start the pool]
+    #[arg(long, value_name = "WAY", conflicts_with_all = ["outside", "inside"])]
+    pub start: Option<Start>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -189,6 +195,15 @@ pub struct Audit {
     /// With --in: put the probe there, where COMMAND's sandbox has it too [default: a directory in $TMPDIR]
     #[arg(long, value_name = "FILE", requires = "inside")]
     pub probe: Option<PathBuf>,
+}
+
+/// How a pool's sandbox comes to be: `howdah audit --start`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Start {
+    /// It is made when it is needed
+    Cold,
+    /// It was made before anybody knew its pool, and is bound to it
+    Template,
 }
 
 /// `howdah spec`

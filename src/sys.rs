@@ -186,6 +186,24 @@ pub fn set_nice(pid: Pid, nice: i32) -> nix::Result<()> {
         .map(drop)
 }
 
+/// The memory of a process, bytes, in which a page that n processes share counts as an nth (PSS;
+/// proc_pid_smaps(5)); `None` where it is gone or not ours to look at.
+pub fn pss(pid: Pid) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// Whether a process has the real uid `uid` (getpriority(2): ESRCH where none has). All that this
+/// process's pid namespace can see is asked.
+pub fn has_processes(uid: u32) -> bool {
+    // The least nice value of them may be -1, too.
+    Errno::clear();
+    // SAFETY: no pointers.
+    let nice = unsafe { libc::getpriority(libc::PRIO_USER, uid) };
+    !(nice == -1 && Errno::last() == Errno::ESRCH)
+}
+
 /// getpriority(2): the nice value of this process.
 pub fn own_nice() -> i32 {
     // SAFETY: no pointers. It cannot fail for the caller itself, so that -1 is a value.
@@ -445,6 +463,20 @@ pub struct Notification {
     pub pid: Pid,
     /// The system call.
     pub number: i32,
+}
+
+/// SECCOMP_IOCTL_NOTIF_SET_FLAGS with SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP (Linux 6.6): caller and
+/// listener wait for each other on one processor; an idle one need not be woken for a word.
+///
+/// # Errors
+/// EINVAL on an older kernel.
+pub fn wait_in_turns(listener: BorrowedFd<'_>) -> nix::Result<()> {
+    /// `SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP`, which libc does not have.
+    const SYNC_WAKE_UP: u64 = 1;
+    // SAFETY: the flags are the argument itself; nothing is read or written by way of it.
+    let done =
+        unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS as _, SYNC_WAKE_UP) };
+    Errno::result(done).map(drop)
 }
 
 /// SECCOMP_IOCTL_NOTIF_RECV: the next call that waits; waits for one if there is none.

@@ -10,7 +10,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rig::port::free_port;
-use rig::torture::{STOP, Torture, make_pool, measure};
+use rig::templates::keep;
+use rig::torture::{STOP, Torture, half, make_pool, measure, starts_by_template};
 use rig::{Rig, TENANT, wait_for};
 use serde_json::Value;
 
@@ -239,25 +240,36 @@ fn without_root_a_generation_is_left_alone_and_serves_on() {
 
 #[test]
 fn nothing_is_lost_when_howdah_is_killed_again_and_again_and_systemd_holds_the_socket() {
+    for templates in [0, 2] {
+        killed_again_and_again(templates);
+    }
+}
+
+fn killed_again_and_again(templates: u32) {
     let directory = tempfile::Builder::new().prefix("howdah-test-").tempdir_in("/tmp").unwrap();
     let path: PathBuf = directory.path().join("blog.sock");
     let socket = UnixListener::bind(&path).unwrap();
     let mut rig = Rig::new().passing(socket, "blog");
+    keep(&rig, templates);
     let mut target = make_pool(&rig, "blog", None, STOP, "max_children = 3");
     target.listen_at(path);
     rig.serve();
     let (mut last, mut deaths) = (Instant::now(), 0);
-    let wanted = measure(6, 60);
-    Torture::new(vec![target], measure(600, 6_000), measure(8, 100)).run(&mut rig, |rig| {
-        // Not in step with the stops.
-        if last.elapsed() > Duration::from_millis(300 + 97 * (deaths % 9)) {
+    let wanted = half(measure(6, 60));
+    Torture::new(vec![target], half(measure(600, 6_000)), half(measure(8, 100))).run(&mut rig, |rig| {
+        // Not in step with the stops; late enough for a template, when there are to be some.
+        let pause = Duration::from_millis(300 + 97 * (deaths % 9) + 300 * u64::from(templates));
+        if last.elapsed() > pause {
             rig.crash();
             rig.serve();
             (last, deaths) = (Instant::now(), deaths + 1);
         }
     });
     assert!(deaths >= wanted / 2, "howdah died only {deaths} times");
+    let (by_template, starts) = starts_by_template(&rig);
+    assert!((by_template > 0) == (templates > 0), "{by_template} of {starts} starts were by a template");
     assert_eq!(rig.end(), 0);
+    assert!(!rig.cgroup().exists() && !rig.path("run/templates").exists(), "something is left behind");
 }
 
 #[test]

@@ -5,6 +5,8 @@
 //! - Where no profile can (mounts, processes, the socket's repair), the control
 //!   is the host itself, outside any sandbox. Every attack is harmless there.
 //! - For every wall there is `naked` with that one wall up.
+//! - What is bound to a template is attacked as well, and nothing may come of an attack there that
+//!   does not come of it in a cold launch.
 #![allow(missing_docs)]
 
 mod rig;
@@ -20,6 +22,7 @@ use std::time::{Duration, Instant};
 use howdah::attack::{ATTACKS, Control, Wall};
 use howdah::sandbox::landlock;
 use rig::Rig;
+use rig::templates::keep;
 use rig::world::World;
 use serde_json::Value;
 
@@ -33,6 +36,10 @@ const NOT_TRIED: [&str; 6] = [
     "the host has no way there",
     "no listening socket of TCP",
 ];
+
+/// Attacks of which another thing may come in a sandbox that was bound to a template than in one
+/// that was launched cold, and why.
+const MAY_DIFFER: [(&str, &str); 0] = [];
 
 /// Each attack's outcome and detail.
 type Outcomes = BTreeMap<String, (String, String)>;
@@ -54,7 +61,44 @@ fn cards(output: &Output) -> Vec<Value> {
 /// One audit at a time, so that what it leaves can be seen.
 static ALONE: Mutex<()> = Mutex::new(());
 
+/// Of one sandbox; of a pool's, launched cold.
 fn audit(rig: &Rig, words: &[&str]) -> Outcomes {
+    let is_of_pool = !words.iter().any(|word| ["--outside", "--in"].contains(word));
+    let (outcomes, start) = audit_one(rig, &[if is_of_pool { COLD } else { &[] }, words].concat());
+    assert_eq!(start.as_deref(), is_of_pool.then_some("cold launch"));
+    outcomes
+}
+
+const COLD: &[&str] = &["--start", "cold"];
+
+/// Of a pool's sandbox that was bound to a template.
+fn audit_template(rig: &Rig, words: &[&str]) -> Outcomes {
+    let (outcomes, start) = audit_one(rig, &[&["--start", "template"], words].concat());
+    assert_eq!(start.as_deref(), Some("template"));
+    outcomes
+}
+
+/// Where the spec has no filter the gate's is one all the same, and the probe cannot tell who says
+/// that a call is not there.
+fn is_lacking((outcome, detail): &(String, String)) -> bool {
+    let lacks = outcome == "not-tried" && detail == "the kernel does not have it";
+    lacks || outcome == "held" && ["ENOSYS", "EAFNOSUPPORT", "EOPNOTSUPP"].contains(&detail.as_str())
+}
+
+/// What differs between the ways to start, but for what may.
+fn different(cold: &Outcomes, template: &Outcomes, run: &str) -> Vec<String> {
+    assert!(cold.keys().eq(template.keys()) && cold.len() == ATTACKS.len());
+    let differ = cold.iter().zip(template.values()).filter(|((id, cold), template)| {
+        cold.0 != template.0
+            && !(is_lacking(cold) && is_lacking(template))
+            && MAY_DIFFER.iter().all(|(known, _)| known != id)
+    });
+    differ
+        .map(|((id, cold), template)| format!("{run}: {id}: cold {cold:?}, by template {template:?}"))
+        .collect()
+}
+
+fn audit_one(rig: &Rig, words: &[&str]) -> (Outcomes, Option<String>) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let before = traces(rig);
     let output = command(rig, &[&["--json"], words].concat()).output().unwrap();
@@ -64,7 +108,7 @@ fn audit(rig: &Rig, words: &[&str]) -> Outcomes {
     let outcomes = outcomes(&cards[0]);
     let open = outcomes.values().filter(|(outcome, _)| outcome == "open").count();
     assert_eq!(output.status.code(), Some(i32::from(open > 0)), "{open} open");
-    outcomes
+    (outcomes, cards[0]["start"].as_str().map(str::to_owned))
 }
 
 /// `howdah audit`, whose scratch directories are below the rig's.
@@ -166,10 +210,15 @@ const SWITCHES: [(&str, &str, &str); 12] = [
 
 /// A profile with every wall down but `up`.
 fn naked_but(rig: &Rig, up: Option<&str>) -> PathBuf {
+    let name = up.map_or("naked".to_owned(), |wall| wall.replace([' ', '/'], "-"));
+    naked_with(rig, &name, up.as_slice())
+}
+
+fn naked_with(rig: &Rig, name: &str, up: &[&str]) -> PathBuf {
     let mut text = String::new();
     let mut shared = Vec::new();
     for (wall, key, down) in SWITCHES {
-        if up == Some(wall) || (up == Some("seccomp") && key == "no_new_privs") {
+        if up.contains(&wall) || (up.contains(&"seccomp") && key == "no_new_privs") {
             // The kernel takes a filter from nobody who may still gain privileges.
             continue;
         }
@@ -180,8 +229,7 @@ fn naked_but(rig: &Rig, up: Option<&str>) -> PathBuf {
         }
     }
     text.push_str(&format!("share = {shared:?}\ntcp_listener_held = false\n"));
-    let name = up.map_or("naked".to_owned(), |wall| wall.replace([' ', '/'], "-"));
-    rig.profile(&name, &text)
+    rig.profile(name, &text)
 }
 
 /// All that this machine's root has, which in a container is not all there is.
@@ -246,13 +294,54 @@ fn every_attack_is_held_by_every_profile_but_for_what_compat_says_it_opens() {
         "inotify",
     ];
     for (profile, opened) in [("strict", &[][..]), ("hosting", &[]), ("ci", &[]), ("compat", &compat)] {
-        let seen = audit(&rig, &["--profile", profile, pool.to_str().unwrap()]);
+        let words = ["--profile", profile, pool.to_str().unwrap()];
+        let seen = audit(&rig, &words);
         let all = ATTACKS.iter().map(|attack| attack.id);
         let held = all.filter(|id| !opened.contains(id));
         let mut wrong = unmet(&seen, held, "held", profile);
         wrong.extend(unmet(&seen, opened.iter().copied(), "open", profile));
+        wrong.extend(different(&seen, &audit_template(&rig, &words), profile));
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     }
+}
+
+#[test]
+fn in_a_template_too_an_attack_succeeds_where_nothing_is_in_its_way() {
+    let rig = Rig::new();
+    let pool = pool_with(&rig, true);
+    // The walls that a template cannot do without, beside those that no profile can take down.
+    let up = ["user namespace", "uts namespace"];
+    let profile = naked_with(&rig, "naked-template", &up);
+    let words = ["--profile", profile.to_str().unwrap(), pool.to_str().unwrap()];
+    let (cold, template) = (audit(&rig, &words), audit_template(&rig, &words));
+    let wrong = different(&cold, &template, "naked-template");
+    // Some that need a wall down that is up here, or more than a user namespace's root, are held in both.
+    let open = template.values().filter(|(outcome, _)| outcome == "open").count();
+    assert!(open > 60, "only {open} are open");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_pool_is_attacked_by_each_way_in_which_it_can_start() {
+    let rig = Rig::new();
+    let pool = pool(&rig);
+    let pool = pool.to_str().unwrap();
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let starts = |words: &[&str]| {
+        let cards = cards(&command(&rig, &[&["--json"], words].concat()).output().unwrap());
+        cards.iter().map(|card| card["start"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    keep(&rig, 0);
+    assert_eq!(starts(&[pool]), ["cold launch"]);
+    keep(&rig, 1);
+    assert_eq!(starts(&[pool]), ["cold launch", "template"]);
+    let shared = rig.profile("shared", "share = [\"uts\"]");
+    let words = ["--profile", shared.to_str().unwrap(), pool];
+    assert_eq!(starts(&words), ["cold launch"], "serve always starts it cold");
+    let refused = command(&rig, &[&["--start", "template"], &words[..]].concat()).output().unwrap();
+    let line = String::from_utf8(refused.stderr).unwrap();
+    let told = "howdah: pool blog: it always starts cold: its profile leaves out a namespace that a template needs\n";
+    assert_eq!((refused.status.code(), line.as_str()), (Some(5), told));
 }
 
 #[test]
@@ -274,7 +363,8 @@ fn the_card_tells_the_total_and_of_each_open_attack_what_to_change() {
     let rig = Rig::new();
     let pool = pool(&rig);
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let whole = command(&rig, &[pool.to_str().unwrap()]).output().unwrap();
+    let cold = |words: &[&str]| command(&rig, &[COLD, words].concat());
+    let whole = cold(&[pool.to_str().unwrap()]).output().unwrap();
     let text = String::from_utf8(whole.stdout).unwrap();
     assert_eq!(whole.status.code(), Some(0), "{text}");
     let last = text.lines().last().unwrap();
@@ -282,8 +372,7 @@ fn the_card_tells_the_total_and_of_each_open_attack_what_to_change() {
     assert!(words[0] == words[2] && words[3] == "held" && words[0].parse::<usize>().unwrap() > 100, "{last}");
     assert!(!text.contains('\x1b') && text.contains("closed descriptors"), "{text}");
     let leaky = rig.profile("leaky", "close_descriptors = false");
-    let open =
-        command(&rig, &["--profile", leaky.to_str().unwrap(), pool.to_str().unwrap()]).output().unwrap();
+    let open = cold(&["--profile", leaky.to_str().unwrap(), pool.to_str().unwrap()]).output().unwrap();
     let text = String::from_utf8(open.stdout).unwrap();
     assert_eq!(open.status.code(), Some(1), "{text}");
     let at = text.lines().position(|line| line.contains("OPEN  leaked-descriptor: ")).expect(&text);
@@ -294,13 +383,13 @@ fn the_card_tells_the_total_and_of_each_open_attack_what_to_change() {
     );
     assert_eq!(text.matches("OPEN").count(), 1, "{text}");
     // A built-in profile is named as well; and a pool's own file.
-    let compat = command(&rig, &["--profile", "compat", pool.to_str().unwrap()]).output().unwrap();
+    let compat = cold(&["--profile", "compat", pool.to_str().unwrap()]).output().unwrap();
     let text = String::from_utf8(compat.stdout).unwrap();
     let hint = "hint: (built in)/compat.toml:14 says proc = \"full\": write proc = \"pid\"";
     assert!(text.contains(hint), "{text}");
     let own = fs::read_to_string(&pool).unwrap() + "[network]\nmode = \"host\"\n";
     fs::write(&pool, own).unwrap();
-    let host = command(&rig, &[pool.to_str().unwrap()]).output().unwrap();
+    let host = cold(&[pool.to_str().unwrap()]).output().unwrap();
     let text = String::from_utf8(host.stdout).unwrap();
     let line = fs::read_to_string(&pool).unwrap().lines().count();
     let hint = format!("hint: {}:{line} says network.mode = \"host\": take the line out", pool.display());
@@ -348,8 +437,13 @@ fn it_goes_away_when_it_is_interrupted() {
     let pool = pool.to_str().unwrap();
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let before = traces(&rig);
-    for wait in [50, 150, 400, 700] {
-        let mut audit = command(&rig, &[pool]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let template: &[&str] = &["--start", "template"];
+    for (wait, way) in [(50, COLD), (150, COLD), (400, COLD), (700, COLD), (300, template), (600, template)] {
+        let mut audit = command(&rig, &[way, &[pool]].concat())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         std::thread::sleep(Duration::from_millis(wait));
         let pid = nix::unistd::Pid::from_raw(audit.id() as i32);
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT);
@@ -444,9 +538,13 @@ fn every_example_is_held() {
                 rig.shell(&format!("mkdir -p {path} && chmod 755 {path}"));
             }
         }
+        let name = example.display().to_string();
         let seen = audit(&rig, &[file.to_str().unwrap()]);
-        let wrong =
-            unmet(&seen, ATTACKS.iter().map(|attack| attack.id), "held", &example.display().to_string());
+        let mut wrong = unmet(&seen, ATTACKS.iter().map(|attack| attack.id), "held", &name);
+        let outbound = moved.contains("mode = \"outbound\"");
+        if !outbound {
+            wrong.extend(different(&seen, &audit_template(&rig, &[file.to_str().unwrap()]), &name));
+        }
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     }
 }

@@ -1,11 +1,13 @@
 //! What a tenant's PHP can do to get out, by functions of PHP's own, through the
 //! real php-fpm of a pool that `howdah serve` holds. Each attack prints GOT when
 //! it succeeds. Each has its control: a pool whose profile leaves out what holds
-//! it or, where no profile can, the host's own php outside any sandbox.
+//! it or, where no profile can, the host's own php outside any sandbox. All of it twice: in pools
+//! that were launched cold, and in pools that were bound to a template.
 #![allow(missing_docs)]
 
 mod rig;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{TcpListener, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
@@ -13,7 +15,9 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
+use rig::templates::{keep, started_by, stocked};
 use rig::{OTHER, Rig, TENANT};
 
 /// Where an attack must succeed.
@@ -146,11 +150,15 @@ struct Scene {
     _sockets: (UnixListener, UnixListener, TcpListener),
 }
 
+/// How many there were.
+static SCENES: AtomicU32 = AtomicU32::new(0);
+
 impl Scene {
     fn set() -> Self {
         let rig = Rig::new();
         let dir = rig.path("").display().to_string();
-        let name = format!("howdah-php-{}", std::process::id());
+        let number = SCENES.fetch_add(1, Ordering::Relaxed);
+        let name = format!("howdah-php-{}-{number}", std::process::id());
         rig.write("secret/file", "secret");
         fs::write(format!("/dev/shm/{name}"), "secret").unwrap();
         rig.shell("mkdir setuid && cp /usr/bin/id setuid/id && chmod 4755 setuid/id");
@@ -182,7 +190,7 @@ impl Scene {
             ("{udp}", port.to_string()),
             ("{neighbour}", free.to_string()),
             ("{userfaultfd}", nix::libc::SYS_userfaultfd.to_string()),
-            ("{key}", (0x4000_0000 + std::process::id()).to_string()),
+            ("{key}", (0x4000_0000 + number * 0x1000_0000 + std::process::id()).to_string()),
         ];
         let scene = Self { rig, name, words, canary, _sockets: (unix, hidden, tcp) };
         let made = scene.host(
@@ -248,20 +256,55 @@ const HELD: [&str; 3] = ["hosting", "strict", "ci"];
 
 /// What PHP prints in a pool; an error where its connection is cut.
 fn ask(scene: &Scene, pool: &str, code: &str) -> Result<String, String> {
-    let response =
-        scene.rig.ask(pool, "/do.php", "POST", &[("Content-Type", "text/plain")], code.as_bytes())?;
+    ask_once(&scene.rig, pool, code)
+}
+
+fn ask_once(rig: &Rig, pool: &str, code: &str) -> Result<String, String> {
+    let response = rig.ask(pool, "/do.php", "POST", &[("Content-Type", "text/plain")], code.as_bytes())?;
     Ok(String::from_utf8_lossy(&response.body).into_owned())
+}
+
+/// How many classes the pools of the rig are of.
+fn classes(rig: &Rig) -> usize {
+    let pools = rig.path("pools");
+    let told = rig.howdah(&["check", "--json", pools.to_str().unwrap()]);
+    let told: serde_json::Value = serde_json::from_slice(&told.stdout).unwrap();
+    let classes = told["pools"].as_array().unwrap().iter().map(|pool| pool["class"].to_string());
+    let known: BTreeSet<String> = classes.filter(|class| class != "\"\"").collect();
+    known.len()
+}
+
+/// Has the pool start, by a template where there are any.
+fn start(rig: &Rig, pool: &str, templates: usize) {
+    if rig.record(pool).last_start_by.is_empty() {
+        stocked(rig, templates);
+        assert_eq!(ask_once(rig, pool, "echo 'here';").as_deref(), Ok("here"));
+        let way = if templates > 0 { "template" } else { "cold launch" };
+        assert_eq!(started_by(rig, pool), way, "{}", rig.log());
+    }
 }
 
 #[test]
 fn what_php_itself_can_try_is_held_and_each_attack_succeeds_without_its_wall() {
+    attack(false);
+}
+
+#[test]
+fn the_same_is_held_in_a_pool_that_a_template_has_become() {
+    attack(true);
+}
+
+fn attack(by_template: bool) {
     let mut scene = Scene::set();
     for profile in HELD {
         pool(&scene, profile, profile);
     }
     for (number, (_, control, _)) in ATTACKS.iter().enumerate() {
         if let Profile(text) = control {
-            let file = scene.rig.profile(&format!("open{number}"), text);
+            // The same profile has the same name: templates are shared by it.
+            let same = |attack: &(&str, Control, &str)| matches!(attack.1, Profile(other) if other == *text);
+            let first = ATTACKS.iter().position(same).unwrap();
+            let file = scene.rig.profile(&format!("open{first}"), text);
             pool(&scene, &format!("open{number}"), file.to_str().unwrap());
         }
     }
@@ -273,11 +316,22 @@ fn what_php_itself_can_try_is_held_and_each_attack_succeeds_without_its_wall() {
     let path = listen.trim_start_matches("listen = ");
     fs::write(&file, format!("listen = [{path}, \"127.0.0.1:{neighbour}\"]\n{rest}")).unwrap();
     scene.rig.let_listen_on_tcp("other");
+    let mut templates = 0;
+    if by_template {
+        keep(&scene.rig, 1);
+        templates = classes(&scene.rig);
+        assert!(templates > HELD.len(), "{templates} classes");
+    }
     scene.rig.serve();
+    HELD.iter().for_each(|profile| start(&scene.rig, profile, templates));
     let (mut wrong, mut killed) = (Vec::new(), Vec::new());
     for (number, (what, control, code)) in ATTACKS.iter().enumerate() {
         let open = match control {
-            Profile(_) => scene.rig.php(&format!("open{number}"), &scene.fill(code)),
+            Profile(_) => {
+                let pool = format!("open{number}");
+                start(&scene.rig, &pool, templates);
+                scene.rig.php(&pool, &scene.fill(code))
+            }
             Host => scene.host(code, 0),
             HostAsTenant => scene.host(code, TENANT.1),
         };

@@ -7,8 +7,7 @@ mod rig;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -155,42 +154,8 @@ fn workers_that_die_at_once_are_no_good_start() {
     }
 }
 
-/// A root file system with the host's php-fpm, a shell, and a wrapper around php-fpm that does `first`.
-fn image(rig: &Rig, first: &str) -> PathBuf {
-    let image = rig.path("image");
-    let put = |source: &Path, target: &str| {
-        let target = image.join(target.trim_start_matches('/'));
-        fs::create_dir_all(target.parent().unwrap()).unwrap();
-        if !target.exists() {
-            let source = fs::canonicalize(source).unwrap();
-            fs::hard_link(&source, &target).or_else(|_| fs::copy(&source, &target).map(drop)).unwrap();
-        }
-    };
-    let fpm = howdah::image::Image::locate(&howdah::config::pool::ImageRef::Host, None).unwrap().binary;
-    let sleep = Path::new("/bin/sleep");
-    for (program, target) in
-        [(fpm.as_path(), "/usr/sbin/php-fpm.real"), (Path::new("/bin/sh"), "/bin/sh"), (sleep, "/bin/sleep")]
-    {
-        put(program, target);
-        let libraries = Command::new("ldd").arg(program).output().unwrap();
-        for word in String::from_utf8(libraries.stdout)
-            .unwrap()
-            .split_whitespace()
-            .filter(|word| word.starts_with('/'))
-        {
-            put(Path::new(word), word);
-        }
-    }
-    let wrapper = rig.write(
-        "image/usr/sbin/php-fpm",
-        &format!("#!/bin/sh\nif [ \"$1\" != -i ]; then\n{first}\nfi\nexec /usr/sbin/php-fpm.real \"$@\"\n"),
-    );
-    fs::set_permissions(wrapper, fs::Permissions::from_mode(0o755)).unwrap();
-    image
-}
-
 fn pool_of_image(rig: &Rig, first: &str) {
-    let image = image(rig, first);
+    let image = rig::image::around_php_fpm(rig, first);
     rig.site("blog", "index.php", HELLO, TENANT);
     rig.pool("blog", &format!("image = {image:?}\n[start]\ntimeout = \"2s\""));
 }

@@ -8,13 +8,16 @@ use super::{Failure, runtime_dir};
 use crate::cli::Ps;
 use crate::journal::one_line;
 use crate::pool::quiesce;
-use crate::pool::record::{self, Entry, Record, Roll};
+use crate::pool::record::{self, Entry, Record, Roll, Stock};
 use crate::sandbox::cgroup::Cgroup;
 use crate::sys;
 
 pub(super) fn run(arguments: &Ps) -> Result<(), Failure> {
     let runtime = runtime_dir(&arguments.runtime, None)?;
     let roll = read_roll(&runtime)?;
+    if arguments.templates {
+        return templates(&runtime, arguments.json);
+    }
     let rows = roll
         .pools
         .into_iter()
@@ -56,6 +59,37 @@ pub(super) fn read_roll(runtime: &Path) -> Result<Roll, Failure> {
     Ok(roll)
 }
 
+/// Which templates wait, and why others do not.
+fn templates(runtime: &Path, json: bool) -> Result<(), Failure> {
+    let file = record::stock_file(runtime);
+    let stock: Stock = record::read(&file).map_err(|error| {
+        Failure::new(1, format!("{}: {}: ask as root", file.display(), sys::told(&error)))
+    })?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&stock).unwrap_or_default());
+        return Ok(());
+    }
+    if let Some(why) = &stock.why_none {
+        println!("{why}");
+        return Ok(());
+    }
+    println!("{:8}  {:10}  {:>8}  {:>9}", "CLASS", "PHP", "WAITING", "MEMORY");
+    for class in &stock.classes {
+        let waiting = format!("{} of {}", class.waiting.len(), stock.wanted);
+        let memory = class.memory_bytes.map_or_else(|| "-".to_owned(), megabytes);
+        println!("{:8}  {:10}  {waiting:>8}  {memory:>9}", class.class, class.php);
+        if let Some(why) = &class.why_none {
+            println!("{:8}  {}", "", one_line(why));
+        }
+    }
+    println!("all of them may take {} ([serve] template_memory)", megabytes(stock.memory_limit));
+    Ok(())
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.1}M", bytes as f64 / f64::from(1 << 20))
+}
+
 /// Memory in use, bytes: the cgroup's, or without the controller what its processes have for themselves (PSS).
 fn memory(record: &Record) -> Option<u64> {
     let cgroup = record.cgroup.as_deref().and_then(|path| Cgroup::open(path).ok());
@@ -66,12 +100,7 @@ fn memory(record: &Record) -> Option<u64> {
         Some(cgroup) => cgroup.processes().ok()?,
         None => quiesce::tree(nix::unistd::Pid::from_raw(record.pid?)),
     };
-    let pss = |pid: nix::unistd::Pid| -> Option<u64> {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-        let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-        line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib * 1024)
-    };
-    Some(pids.into_iter().filter_map(pss).sum())
+    Some(pids.into_iter().filter_map(sys::pss).sum())
 }
 
 fn cpu(record: &Record) -> Option<u64> {
@@ -92,6 +121,7 @@ fn to_json(entry: &Entry, record: &Record) -> Value {
         "last_start_ms": record.last_start_ms,
         "last_start_monotonic_us": record.last_start_monotonic_us,
         "last_start_by": record.last_start_by,
+        "last_start_not_by_template": record.last_start_not_by_template,
         "last_start_steps_ms": record.last_start_steps_ms,
         "last_error": record.last_error,
         "network": record.network,
@@ -114,7 +144,7 @@ fn print(rows: &[(Entry, Record)]) {
     for (entry, record) in rows {
         let pid = record.pid.map_or_else(dash, |pid| pid.to_string());
         let memory = record.pid.and_then(|_| memory(record));
-        let memory = memory.map_or_else(dash, |bytes| format!("{:.1}M", bytes as f64 / f64::from(1 << 20)));
+        let memory = memory.map_or_else(dash, megabytes);
         let start = record.last_start_ms.map_or_else(dash, |ms| format!("{ms:.1}ms"));
         let landlock = match record.landlock_abi {
             None => dash(),

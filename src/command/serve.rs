@@ -75,7 +75,8 @@ fn serve(
 ) -> Result<(), Failure> {
     let settings = Settings {
         parallel_starts: config.parallel_starts.map_or_else(default_parallel_starts, |n| n as usize),
-        templates: config.templates.unwrap_or(0) as usize,
+        templates: config.templates.unwrap_or(u32::from(!arguments.exit_when_idle)) as usize,
+        template_memory: config.template_memory.get(),
         template_ids: config.template_ids,
         exit_when_idle: arguments.exit_when_idle,
         places: places.clone(),
@@ -306,7 +307,7 @@ fn default_parallel_starts() -> usize {
 /// What serve made in its runtime directory goes; state directories stay.
 fn clean(places: &Places) {
     let _ = fs::remove_dir_all(places.runtime.join("pools"));
-    for name in ["serve.json", "lock", "events.jsonl", "events.1.jsonl"] {
+    for name in ["serve.json", "templates.json", "lock", "events.jsonl", "events.1.jsonl"] {
         let _ = fs::remove_file(places.runtime.join(name));
     }
     let _ = fs::remove_dir(&places.runtime);

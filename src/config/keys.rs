@@ -68,6 +68,7 @@ pub(super) const HOWDAH: &[(&str, &[&str])] = &[
             "drain",
             "parallel_starts",
             "templates",
+            "template_memory",
             "template_ids",
             "cgroup",
         ],

@@ -15,10 +15,14 @@ use super::explain::Source;
 use super::keys::Kind;
 use super::pool::{Pool, ServeConfig};
 use super::raw::{RawHowdah, RawPool};
-use super::types::{IdRange, Listen, PoolName};
+use super::types::{Bytes, IdRange, Listen, PoolName};
 
 /// Where `[serve]` and `[defaults]` stand unless another file is named.
 pub const HOWDAH_TOML: &str = "/etc/howdah/howdah.toml";
+
+/// What all templates together may take of the memory unless `template_memory` says otherwise: ten
+/// classes with all of Debian's extensions.
+const TEMPLATE_MEMORY: Bytes = Bytes::new(256 << 20);
 
 /// No file of ours is longer; a device or a log named by mistake is.
 const LONGEST: u64 = 1 << 20;
@@ -104,6 +108,7 @@ pub fn parse_serve(
         drain: serve.0.drain.map_or(Duration::from_secs(30), |wait| wait.0),
         parallel_starts: serve.0.parallel_starts.map(|n| n.0 as u32),
         templates: serve.0.templates.map(|n| n.0 as u32),
+        template_memory: serve.0.template_memory.map_or(TEMPLATE_MEMORY, |size| size.0),
         template_ids: serve.0.template_ids.unwrap_or(IdRange::OF_TEMPLATES),
         cgroup: serve.0.cgroup,
     };

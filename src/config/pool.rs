@@ -308,8 +308,11 @@ pub struct ServeConfig {
     pub drain: Duration,
     /// `[serve] parallel_starts`: how many pools may be starting at once; default: twice the cores.
     pub parallel_starts: Option<u32>,
-    /// `[serve] templates`: sandboxes of each class that are started before anybody asks for them; default: none.
+    /// `[serve] templates`: sandboxes of each class that are started before anybody asks for them;
+    /// default: one, or none for a serve that ends when it is idle.
     pub templates: Option<u32>,
+    /// `[serve] template_memory`: how much all of them may take together, default 256 MiB.
+    pub template_memory: Bytes,
     /// `[serve] template_ids`: their uids and gids on the host, which no account may have.
     pub template_ids: IdRange,
     /// `[serve] cgroup`: the directory below which generations get theirs, relative to the cgroup v2 mount.

@@ -203,6 +203,7 @@ pub(super) struct RawServe {
     pub(super) drain: Option<Wait>,
     pub(super) parallel_starts: Option<Whole<1, 1_024>>,
     pub(super) templates: Option<Whole<0, 256>>,
+    pub(super) template_memory: Option<AtLeast<0>>,
     pub(super) template_ids: Option<IdRange>,
     pub(super) cgroup: Option<AbsPath>,
 }

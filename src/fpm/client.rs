@@ -144,7 +144,7 @@ impl Request {
 
     /// The whole request as records: a responder's (section 6.2), and the
     /// connection ends with it.
-    fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.body.len() + 4096);
         Begin { role: 1, flags: 0 }.encode(&mut out, REQUEST);
         stream(&mut out, Kind::Params, REQUEST, &self.params());
@@ -217,6 +217,16 @@ fn split_header(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
         start += length + 1;
     }
     None
+}
+
+/// The response to the only request on a connection, of which `bytes` have come so far; `None`: not all of it yet.
+///
+/// # Errors
+/// What came is no response.
+pub fn response(bytes: &[u8]) -> Result<Option<Response>, ClientError> {
+    let mut incoming = Incoming::default();
+    incoming.feed(bytes)?;
+    incoming.end.map(|end| incoming.finish(end)).transpose()
 }
 
 /// Sends `request` over the connected socket `stream` and waits for the whole

@@ -68,6 +68,8 @@ struct Candidate {
 
 /// How long a launch may take from its birth to being php-fpm.
 const EXEC_LIMIT: Duration = Duration::from_millis(500);
+/// Of a generation that cannot be asked anything.
+const NOWHERE: &str = "it listens nowhere";
 /// How long what was killed may take to be gone.
 const END_LIMIT: Duration = Duration::from_millis(500);
 
@@ -86,6 +88,8 @@ pub fn look(places: &Places, base: Option<&Base>) -> Estate {
     for candidate in candidates {
         let (pool, number, pid) = (candidate.pool.clone(), candidate.number, candidate.pid);
         kept.push(pool.clone());
+        let place = candidate.lodging.as_ref().and(candidate.freezer.cgroup());
+        let place = place.map(|cgroup| cgroup.directory().to_owned());
         let record = estate.records.entry(pool.clone()).or_default();
         let taken = take(candidate, record, files.get(&pool).map_or(&[], Vec::as_slice));
         record.generation = record.generation.max(number);
@@ -94,7 +98,14 @@ pub fn look(places: &Places, base: Option<&Base>) -> Estate {
                 let older = estate.found.insert(pool.clone(), found).map(|older| older.generation.number);
                 older.map(|number| (number, "a newer one runs".to_owned()))
             }
-            Err(reason) => Some((number, reason)),
+            Err(reason) => match place.filter(|_| reason == NOWHERE && templates::asks(pid)) {
+                // Its howdah died before it had its configuration: it has served nobody.
+                Some(directory) => {
+                    let _ = Cgroup::open(&directory).map(|cgroup| end(&cgroup));
+                    None
+                }
+                None => Some((number, reason)),
+            },
         };
         estate.left_alone.extend(reason.map(|(number, reason)| {
             format!(
@@ -293,5 +304,5 @@ fn listeners_of(
             }
         }
     }
-    if listeners.is_empty() { Err("it listens nowhere".to_owned()) } else { Ok(listeners) }
+    if listeners.is_empty() { Err(NOWHERE.to_owned()) } else { Ok(listeners) }
 }

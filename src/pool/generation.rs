@@ -53,6 +53,13 @@ pub enum LaunchError {
     },
 }
 
+impl LaunchError {
+    /// Whether a file system cannot show its files as another's (mount_setattr(2): EINVAL), and never will.
+    pub fn is_of_file_system(&self) -> bool {
+        matches!(self, Self::Step(StepError { step: Step::MapOwners, errno: Errno::EINVAL, .. }))
+    }
+}
+
 /// How long each part of a start took.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Phases {

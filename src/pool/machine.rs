@@ -108,6 +108,8 @@ pub enum Event {
     Connection,
     /// The launch failed before php-fpm was executed.
     LaunchFailed,
+    /// What was launched has come to nothing before it served anybody, and another is launched in its place.
+    Relaunched,
     /// php-fpm said that it is ready.
     Ready,
     /// The answer to [`Action::AskAccepted`].
@@ -280,6 +282,11 @@ impl Machine {
                 self.state = Starting { since, ready, pause: (pause * 2).min(LAST_ASK) };
                 vec![]
             }
+            // It has all the time that it would have had without what was before it.
+            (Starting { .. }, Event::Relaunched) => {
+                self.state = Starting { since: now, ready: false, pause: FIRST_ASK };
+                vec![]
+            }
             (Starting { since, .. }, Event::Deadline) => {
                 if now >= since + self.timing.start_timeout {
                     self.state = Stopping { then: self.after_failure() };
@@ -336,6 +343,7 @@ impl Machine {
             (
                 Cold | Backoff { .. } | Ended,
                 Event::LaunchFailed
+                | Event::Relaunched
                 | Event::Ready
                 | Event::Accepted(_)
                 | Event::Looked { .. }
@@ -352,6 +360,7 @@ impl Machine {
             | (
                 Warm { .. },
                 Event::LaunchFailed
+                | Event::Relaunched
                 | Event::Ready
                 | Event::Accepted(_)
                 | Event::Inspected { .. }
@@ -359,11 +368,16 @@ impl Machine {
             )
             | (
                 Freezing { .. },
-                Event::LaunchFailed | Event::Ready | Event::Accepted(_) | Event::Looked { .. },
+                Event::LaunchFailed
+                | Event::Relaunched
+                | Event::Ready
+                | Event::Accepted(_)
+                | Event::Looked { .. },
             )
             | (
                 Stopping { .. },
                 Event::LaunchFailed
+                | Event::Relaunched
                 | Event::Ready
                 | Event::Accepted(_)
                 | Event::Looked { .. }

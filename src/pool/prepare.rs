@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use oci_spec::OciSpecError;
 use oci_spec::runtime::Spec;
@@ -207,6 +207,8 @@ pub struct Prepared {
     pub layout: Layout,
     /// Files of its `/etc` that are not for others: name and text; php-fpm's configuration is [`CONF`].
     pub files: Vec<(String, String)>,
+    /// The ini files that php reads, by their paths inside.
+    pub(super) ini_files: Vec<PathBuf>,
     /// Its class, when it has been asked for: templates::class_of.
     pub(super) class: OnceCell<Rc<str>>,
     /// Whether its root directory has been made.
@@ -243,7 +245,8 @@ pub struct Stamp(Vec<(PathBuf, Option<Mark>)>);
 type Mark = (i64, i64, u64);
 
 impl Stamp {
-    fn of(paths: impl IntoIterator<Item = PathBuf>) -> Self {
+    /// That of `paths`, now.
+    pub(super) fn of(paths: impl IntoIterator<Item = PathBuf>) -> Self {
         Self(
             paths
                 .into_iter()
@@ -258,8 +261,18 @@ impl Stamp {
         Some((data.ctime(), data.ctime_nsec(), data.ino()))
     }
 
-    fn holds(&self) -> bool {
+    /// Whether all is as it was.
+    pub(super) fn holds(&self) -> bool {
         self.0.iter().all(|(path, mark)| Self::read(path) == *mark)
+    }
+
+    /// Whether something of it has changed after `moment`, or is gone.
+    pub(super) fn is_newer_than(&self, moment: SystemTime) -> bool {
+        let since = moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let (seconds, nanoseconds) = (since.as_secs() as i64, i64::from(since.subsec_nanos()));
+        self.0.iter().any(|(_, mark)| {
+            mark.is_none_or(|(second, nanosecond, _)| (second, nanosecond) >= (seconds, nanoseconds))
+        })
     }
 }
 
@@ -442,6 +455,7 @@ impl Workshop {
             notices,
             layout,
             files,
+            ini_files: info.loaded_ini.iter().chain(&info.scanned).cloned().collect(),
             class: OnceCell::new(),
             has_root: Cell::new(false),
             stamp,

@@ -73,6 +73,9 @@ pub struct Record {
     /// What the last good start was by: "template" or "cold launch".
     #[serde(default)]
     pub last_start_by: String,
+    /// Why it was not by a template, where templates are switched on.
+    #[serde(default)]
+    pub last_start_not_by_template: Option<String>,
     /// Where the time of the last good start went: each part and its milliseconds.
     pub last_start_steps_ms: Vec<(String, f64)>,
     /// Why the last start failed or the last generation ended.
@@ -90,6 +93,41 @@ pub struct Record {
     pub limits_hit: Vec<Hit>,
     /// Limits that are not in force because their controller is missing.
     pub limits_not_in_force: Vec<String>,
+}
+
+/// `templates.json`: what waits to become a pool's.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stock {
+    /// `[serve] templates`: how many of each class there are to be.
+    pub wanted: usize,
+    /// `[serve] template_memory`, bytes.
+    pub memory_limit: u64,
+    /// Why there are none at all.
+    pub why_none: Option<String>,
+    /// Every class that a pool has asked for.
+    pub classes: Vec<Class>,
+}
+
+/// A class of the stock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Class {
+    /// Its short name, as `howdah check` tells it.
+    pub class: String,
+    /// Its image and php-fpm's version.
+    pub php: String,
+    /// The processes that wait, by the host's numbers.
+    pub waiting: Vec<i32>,
+    /// What one takes of the memory, bytes (PSS); `None`: none has waited yet.
+    pub memory_bytes: Option<u64>,
+    /// "untried", "good" or "unfit".
+    pub standing: String,
+    /// Why it has none.
+    pub why_none: Option<String>,
+}
+
+/// Where the stock is.
+pub fn stock_file(runtime: &Path) -> PathBuf {
+    runtime.join("templates.json")
 }
 
 /// Where the roll is.

@@ -56,10 +56,12 @@ pub struct Slot {
     pub shut: bool,
     /// What limits do to it, and what is still to be told of that.
     pub vigil: Vigil,
-    /// Whether the next launch makes its sandbox itself, for one that was made before has failed it.
-    pub cold: bool,
+    /// Why the launch in progress makes its sandbox itself, where there are templates.
+    pub cold: Option<String>,
     /// When the start in progress, or the last one, was asked for.
     asked: Instant,
+    /// Why no template can ever be bound to what is prepared.
+    unfit: Option<String>,
     prepared: Option<Rc<Prepared>>,
     doors: Vec<Door>,
 }
@@ -166,7 +168,8 @@ impl Slot {
             budget: Budget::new(Instant::now()),
             shut: false,
             vigil: Vigil::default(),
-            cold: false,
+            cold: None,
+            unfit: None,
             asked: Instant::now(),
             prepared: None,
             doors: Vec::new(),
@@ -210,6 +213,7 @@ impl Slot {
         base: Option<&Base>,
     ) -> Result<bool, PrepareError> {
         self.asked = Instant::now();
+        self.cold = None;
         // Counted before anything can fail, so that each failure has a number of its own.
         self.record.generation += 1;
         if !self.prepared.as_ref().is_some_and(|prepared| prepared.is_fresh()) {
@@ -239,26 +243,32 @@ impl Slot {
         self.record.network = spec::network(&self.pool, &prepared.profile).to_string();
         let sockets: Vec<_> = self.listeners.iter().map(AsFd::as_fd).collect();
         let number = self.record.generation;
-        let is_cold =
-            std::mem::take(&mut self.cold) || templates::always_cold(&self.pool, &prepared.profile).is_some();
-        if let Some(templates) = templates.filter(|_| !is_cold) {
-            if let Some(waiting) = templates.take(prepared, sockets.len()) {
-                let bound = Generation::from_template(
-                    &self.pool,
-                    prepared,
-                    &sockets,
-                    number,
-                    base,
-                    waiting,
-                    &templates.home,
-                );
-                match bound {
-                    Ok(generation) => {
-                        self.generation = Some(generation.asked_for(self.asked));
-                        return Ok(notices);
+        if self.cold.is_none() {
+            let always = templates::always_cold(&self.pool, prepared).map(str::to_owned);
+            self.cold = always.or_else(|| self.unfit.clone());
+        }
+        // One that has failed this start is not followed by another: who waits has waited.
+        if let (Some(templates), None) = (templates, &self.cold) {
+            match templates.take(prepared, sockets.len()) {
+                Ok(waiting) => {
+                    let home = &templates.home;
+                    let bound = Generation::from_template(
+                        &self.pool, prepared, &sockets, number, base, waiting, home,
+                    );
+                    match bound {
+                        Ok(generation) => {
+                            self.generation = Some(generation.asked_for(self.asked));
+                            return Ok(notices);
+                        }
+                        Err(error) => {
+                            notices.push(format!("not by a template: {error}"));
+                            self.cold = Some(error.to_string());
+                            // Not a template at each start for nothing.
+                            self.unfit = self.cold.clone().filter(|_| error.is_of_file_system());
+                        }
                     }
-                    Err(error) => notices.push(format!("not by a template: {error}")),
                 }
+                Err(why) => self.cold = Some(why),
             }
         }
         let launched = Generation::launch(&self.pool, prepared, &sockets, number, base, network)?;
@@ -290,6 +300,7 @@ impl Slot {
             });
             self.record.limits_not_in_force = limits_not_in_force(&prepared, base);
             notices.extend(prepared.notices.iter().cloned());
+            self.unfit = None;
             self.prepared = Some(Rc::new(prepared));
         }
         Ok(notices)

@@ -8,6 +8,8 @@
 //! - `attack KEY=VALUE...` tries the table of `src/attack.rs`, a line for each.
 //! - `canary KEY=VALUE...` holds what attacks look for, until its standard input ends.
 //! - `neighbour KEY=VALUE...` the same, as another sandbox.
+//! - `template FILE` waits until it is told by the file which of these it is, as a php-fpm that
+//!   was started before anybody knew its pool.
 #![allow(dead_code, unreachable_pub)] // of the shared table, what only howdah reads
 
 #[path = "../attack.rs"]
@@ -27,13 +29,20 @@ mod processes;
 mod programs;
 mod raw;
 mod run;
+mod template;
 mod way_out;
 mod world;
 
 use world::World;
 
 fn main() {
-    let mut words = std::env::args().skip(1);
+    let mut words = std::env::args().skip(1).collect::<Vec<_>>();
+    if let [mode, file] = &words[..] {
+        if mode == "template" {
+            words = template::wait(file);
+        }
+    }
+    let mut words = words.into_iter();
     let mode = words.next();
     let world = World::look(words);
     match mode.as_deref() {

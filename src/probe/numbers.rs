@@ -35,6 +35,8 @@ numbers! {
     CONNECT = 42, 203;
     DELETE_MODULE = 176, 106;
     DUP3 = 292, 24;
+    // Newer machines have only epoll_create1(2).
+    EPOLL_CREATE = 213, 20;
     EXECVE = 59, 221;
     EXECVEAT = 322, 281;
     EXIT_GROUP = 231, 94;

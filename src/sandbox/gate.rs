@@ -49,7 +49,9 @@ impl Waiting {
                 (&["execve", "execveat", "epoll_create"], &[libc::SYS_execve, libc::SYS_epoll_create])
             }
         };
-        Some(seccomp::waiting(calls).map(|program| Self { program, expected }))
+        // What is made once must not be made by another ABI. For the one call that brings descriptors
+        // that is no matter, and a pool whose profile has no filter may run what it likes.
+        Some(seccomp::waiting(calls, once).map(|program| Self { program, expected }))
     }
 }
 
@@ -120,6 +122,8 @@ impl Gate {
                 return Ok(Passage::Open);
             };
             self.ready.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, 0)).at(Step::AwaitCalls, "")?;
+            // Older kernels wake another processor for it.
+            let _ = sys::wait_in_turns(listener.as_fd());
             self.listener = Some(listener);
             // Closed, and by that out of the epoll.
             self.channel = None;

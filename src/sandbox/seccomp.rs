@@ -153,19 +153,21 @@ pub fn lets_through(seccomp: &LinuxSeccomp, call: &str) -> Result<bool, SeccompE
 }
 
 /// A program that has `calls` wait for a listener (SECCOMP_RET_USER_NOTIF) and lets everything else
-/// through: for a filter beside that of the spec, which says what is allowed at all.
-pub fn waiting(calls: &[&str]) -> Result<BpfProgram, SeccompError> {
+/// through: for a filter beside that of the spec, which says what is allowed at all. Of another ABI
+/// of the machine the numbers mean other calls: with `closed` they end the process, so that no call
+/// is made by another name.
+pub fn waiting(calls: &[&str], closed: bool) -> Result<BpfProgram, SeccompError> {
     let mut diagram = Diagram::default();
     let wait = diagram.give(libc::SECCOMP_RET_USER_NOTIF);
-    let mut root = diagram.give(libc::SECCOMP_RET_ALLOW);
+    let allow = diagram.give(libc::SECCOMP_RET_ALLOW);
+    let mut root = allow;
     for call in calls {
         if let Some(number) = number(call)? {
             root = diagram.branch(Test::Equal(whole(NUMBER), number), wait, root);
         }
     }
-    // Of another ABI of the machine the numbers mean other calls.
-    let kill = diagram.give(libc::SECCOMP_RET_KILL_PROCESS);
-    root = diagram.branch(Test::Equal(whole(ARCHITECTURE), audit_architecture()?), root, kill);
+    let other = if closed { diagram.give(libc::SECCOMP_RET_KILL_PROCESS) } else { allow };
+    root = diagram.branch(Test::Equal(whole(ARCHITECTURE), audit_architecture()?), root, other);
     Ok(diagram.program(root))
 }
 

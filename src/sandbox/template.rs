@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::stat::fstat;
+use nix::unistd::Pid;
 use oci_spec::runtime::{Mount, Spec};
 
 use super::landlock::Use;
@@ -97,18 +98,11 @@ impl Template {
         &self.rootfs
     }
 
-    /// Gives it what is the pool's own in `spec`: mounts, host name, ids, limits; and `descriptors`,
-    /// which it finds at `first` and on when it asks for them.
+    /// Gives it what is the pool's own in `spec`: mounts, host name, ids, limits.
     ///
     /// # Errors
     /// The failing step: it must be killed then, for half of it may be done.
-    pub fn bind(
-        &mut self,
-        spec: &Spec,
-        home: &Home,
-        first: u32,
-        descriptors: Vec<OwnedFd>,
-    ) -> Result<(), StepError> {
+    pub fn bind(&mut self, spec: &Spec, home: &Home) -> Result<(), StepError> {
         let missing =
             |what: &str| StepError::new(Step::Clone, format!("(the spec has no {what})"), Errno::EINVAL);
         let process = spec.process().as_ref().ok_or_else(|| missing("process"))?;
@@ -144,6 +138,15 @@ impl Template {
             sys::set_limit_of(pid, limit.resource, limit.soft, limit.hard)
                 .at(Step::RaiseLimit, limit.words())?;
         }
+        Ok(())
+    }
+
+    /// Gives it `descriptors`, which it finds at `first` and on when it asks for them: the last
+    /// thing that it needs.
+    ///
+    /// # Errors
+    /// It does not wait for any.
+    pub fn give(&mut self, first: u32, descriptors: Vec<OwnedFd>) -> Result<(), StepError> {
         match &mut self.process.gate {
             Some(gate) if gate.awaits_gift() => gate.give(first, descriptors),
             _ => return Err(StepError::new(Step::AwaitCalls, "(it does not wait)", Errno::EPROTO)),
@@ -154,6 +157,11 @@ impl Template {
     /// Whether its program has been executed and only the call is to come that it is bound at.
     pub fn awaits_gift(&self) -> bool {
         self.process.gate.as_ref().is_some_and(super::gate::Gate::awaits_gift)
+    }
+
+    /// Its process, and the one that keeps the user namespace of its mounts.
+    pub fn processes(&self) -> [Pid; 2] {
+        [self.process.pid, self.users.pid()]
     }
 
     /// Its process; what is left of the making of it ends here.

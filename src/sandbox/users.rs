@@ -33,9 +33,14 @@ impl Users {
         }
     }
 
+    /// The process that keeps it.
+    pub(super) fn pid(&self) -> Pid {
+        self.pid
+    }
+
     /// Writes maps in which `(uid, gid)` and `other` change places and everybody else is as on the
-    /// disk, and lets the process go: what belongs to the one shows as the other's, and what the
-    /// other makes belongs to the one. Files of third parties keep their owners.
+    /// disk: what belongs to the one shows as the other's, and what the other makes belongs to the
+    /// one. Files of third parties keep their owners.
     ///
     /// # Errors
     /// That of writing the maps: EPERM where this process's own user namespace does not have all ids.
@@ -47,9 +52,7 @@ impl Users {
         write("uid_map", exchanging(one.0, other.0))?;
         write("gid_map", exchanging(one.1, other.1))?;
         let path = format!("/proc/{}/ns/user", self.pid);
-        let users = open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).map(sys::owned);
-        let _ = sys::pidfd_send_signal(self.pidfd.as_fd(), Signal::SIGKILL);
-        users
+        open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).map(sys::owned)
     }
 }
 

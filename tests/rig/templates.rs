@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use super::{Rig, patience, wait_for};
+use super::{Rig, wait_for};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -11,34 +11,31 @@ const SOON: Duration = Duration::from_secs(20);
 pub fn keep(rig: &Rig, count: u32) {
     rig.configure("5s");
     let text = fs::read_to_string(rig.path("howdah.toml")).unwrap();
-    rig.write("howdah.toml", &text.replace("[serve]\n", &format!("[serve]\ntemplates = {count}\n")));
+    let (before, behind) = text.split_once("templates = ").unwrap();
+    let (_, behind) = behind.split_once('\n').unwrap();
+    rig.write("howdah.toml", &format!("{before}templates = {count}\n{behind}"));
 }
 
-/// Those that wait: php-fpm's that sleep in open(2) of their configuration.
+/// Those that wait, as howdah knows them.
 pub fn waiting(rig: &Rig) -> Vec<i32> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(rig.cgroup()).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if !name.starts_with("template-") || rig.path(&format!("run/templates/{name}/pool")).exists() {
-            continue;
-        }
-        let text = fs::read_to_string(entry.path().join("cgroup.procs")).unwrap_or_default();
-        for pid in text.lines() {
-            let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
-            if call.split(' ').next() == Some(&libc::SYS_openat.to_string()) {
-                found.push(pid.parse().unwrap());
-            }
-        }
-    }
-    found
+    let text = fs::read_to_string(rig.path("run/templates.json")).unwrap_or_default();
+    let stock: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    let classes = stock["classes"].as_array().cloned().unwrap_or_default();
+    let pids =
+        |class: &serde_json::Value| -> Vec<i32> { serde_json::from_value(class["waiting"].clone()).unwrap() };
+    classes.iter().flat_map(pids).collect()
 }
 
-/// Waits until `count` wait, and howdah has seen it.
+/// Waits until `count` wait.
 pub fn stocked(rig: &Rig, count: usize) -> Vec<i32> {
-    let found = wait_for("templates", SOON, || Some(waiting(rig)).filter(|found| found.len() == count));
-    // howdah looks every few milliseconds.
-    std::thread::sleep(Duration::from_millis(200) * patience());
-    found
+    wait_for("templates", SOON, || {
+        // One that has just been taken may be told of a moment longer.
+        let is_nobodys = |pid: &i32| {
+            let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+            call.split(' ').next() == Some(&libc::SYS_openat.to_string())
+        };
+        Some(waiting(rig)).filter(|found| found.len() == count && found.iter().all(is_nobodys))
+    })
 }
 
 /// What the last good start of `pool` was by.

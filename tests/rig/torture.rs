@@ -57,6 +57,18 @@ pub fn measure<T>(short: T, long: T) -> T {
     if is_long() { long } else { short }
 }
 
+/// Half of it: what is done once with and once without something.
+pub fn half<T: std::ops::Div<Output = T> + From<u8>>(whole: T) -> T {
+    whole / T::from(2)
+}
+
+/// Of all starts of a rig's howdah, how many were by a template; and how many they are.
+pub fn starts_by_template(rig: &Rig) -> (usize, usize) {
+    let log = fs::read_to_string(rig.path("log.before")).unwrap_or_default() + &rig.log();
+    let starts = log.lines().filter(|line| line.contains(": started in "));
+    (starts.clone().filter(|line| line.contains(" by a template (")).count(), starts.count())
+}
+
 /// Where a pool listens.
 #[derive(Clone)]
 pub enum Address {

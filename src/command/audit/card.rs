@@ -73,6 +73,9 @@ pub(super) struct Card {
     /// The pool's profile.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) profile: Option<String>,
+    /// How a pool's sandbox was started, as `howdah ps` has it: "cold launch" or "template".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) start: Option<&'static str>,
     /// uname -r
     pub(super) kernel: String,
     held: usize,
@@ -104,6 +107,7 @@ impl Card {
             sandbox,
             file: None,
             profile: None,
+            start: None,
             kernel: kernel.trim().to_owned(),
             held,
             open,
@@ -119,7 +123,8 @@ impl Card {
     pub(super) fn print(&self, verbose: bool) {
         let paint = Paint::new();
         let profile = self.profile.as_ref().map(|name| format!(", profile {name}")).unwrap_or_default();
-        println!("{}{profile}, kernel {}", paint.bold(&self.sandbox), self.kernel);
+        let start = self.start.map(|start| format!(", by {start}")).unwrap_or_default();
+        println!("{}{profile}{start}, kernel {}", paint.bold(&self.sandbox), self.kernel);
         for wall in walls() {
             let of_wall: Vec<&Finding> =
                 self.attacks.iter().filter(|finding| finding.of.walls[0].name() == wall).collect();

@@ -21,19 +21,20 @@ use std::path::{Path, PathBuf};
 
 use super::host::Host;
 use super::{CONFIGURATION, Failure, KERNEL, LAUNCH, Scratch, become_rootless, places};
-use crate::cli::Audit;
+use crate::cli::{Audit, Start};
 use crate::config::pool::{Pool, ProfileRef, ServeConfig};
 use crate::config::profile;
 use crate::config::settings::settings;
 use crate::config::{HostAccounts, load_pools, load_serve};
 use crate::journal::{self, Level, Origin};
-use crate::pool::prepare::Workshop;
+use crate::pool::prepare::{Places, Workshop};
+use crate::pool::templates::{NoTemplates, Templates};
 use crate::sandbox::SpareNetwork;
 use crate::sandbox::cgroup::Base;
 use canary::Canaries;
 use card::Card;
 use probe::Probe;
-use sandbox::Bench;
+use sandbox::{Attacked, Bench};
 use watch::Stop;
 
 /// Where a pool's name is looked up.
@@ -81,7 +82,24 @@ pub(super) fn run(arguments: &Audit) -> Result<(), Failure> {
         let name = if words.is_empty() { "no sandbox".to_owned() } else { words.join(" ") };
         vec![Card::new(name, found)]
     } else {
-        audit_pools(pools, &config, howdah.as_deref(), &scratch, &probe, &canaries, &stop)?
+        let base = config.cgroup.as_ref().map(|path| path.as_path());
+        let instance = scratch.path().display().to_string().trim_matches('/').replace('/', "-");
+        let base = Base::open(base, &instance).ok();
+        let places = sandbox::places(scratch.path(), places(scratch.path().to_owned(), &config).profiles);
+        let mut bench = Bench {
+            probe: &probe,
+            canaries: &canaries,
+            stop: &stop,
+            templates: templates(arguments.start, &config, base.is_some(), &places)?,
+            places,
+            base,
+            workshop: Workshop::default(),
+            network: SpareNetwork::open(),
+        };
+        let cards = audit_pools(&mut bench, &pools, arguments.start, howdah.as_deref());
+        bench.templates = None;
+        bench.base.iter().for_each(Base::remove);
+        cards?
     };
     tell(&cards, arguments)
 }
@@ -102,47 +120,57 @@ fn profile_of(word: &str) -> Result<ProfileRef, Failure> {
     Ok(ProfileRef::File(path))
 }
 
-fn audit_pools(
-    pools: Vec<Pool>,
+/// Templates, where they are wanted and can be. Where `start` asks for them they must be.
+fn templates(
+    start: Option<Start>,
     config: &ServeConfig,
-    howdah: Option<&Path>,
-    scratch: &Scratch,
-    probe: &Probe,
-    canaries: &Canaries,
-    stop: &Stop,
-) -> Result<Vec<Card>, Failure> {
-    let profiles = places(scratch.path().to_owned(), config).profiles;
-    let instance = scratch.path().display().to_string().trim_matches('/').replace('/', "-");
-    let mut bench = Bench {
-        probe,
-        canaries,
-        stop,
-        places: sandbox::places(scratch.path(), profiles),
-        base: Base::open(config.cgroup.as_ref().map(|path| path.as_path()), &instance).ok(),
-        workshop: Workshop::default(),
-        network: SpareNetwork::open(),
+    has_cgroups: bool,
+    places: &Places,
+) -> Result<Option<Templates>, Failure> {
+    let is_wanted = match start {
+        Some(start) => start == Start::Template,
+        None => config.templates != Some(0),
     };
+    if !is_wanted {
+        return Ok(None);
+    }
+    let opened = match has_cgroups {
+        true => Templates::open(1, config.template_memory.get(), config.template_ids, places),
+        false => Err(NoTemplates::Cgroup),
+    };
+    match opened {
+        Ok(templates) => Ok(Some(templates)),
+        Err(why) if start.is_some() => Err(Failure::new(LAUNCH, why)),
+        // So does serve, and starts everything cold.
+        Err(why) => {
+            journal::line(Level::Warning, Origin::default(), &why.to_string());
+            Ok(None)
+        }
+    }
+}
+
+fn audit_pools(
+    bench: &mut Bench<'_>,
+    pools: &[Pool],
+    start: Option<Start>,
+    howdah: Option<&Path>,
+) -> Result<Vec<Card>, Failure> {
     let mut not_in_force = Vec::new();
-    let cards = pools
-        .into_iter()
-        .map(|pool| {
-            let attacked = sandbox::attack(&mut bench, &pool)?;
-            let (profile, found) = (attacked.profile, attacked.found);
-            for key in attacked.limits_not_in_force {
-                if !not_in_force.contains(&key) {
-                    not_in_force.push(key);
-                }
+    let mut cards = Vec::new();
+    for pool in pools {
+        let mut next = Some(start.unwrap_or(Start::Cold));
+        while let Some(way) = next.take() {
+            let attacked = sandbox::attack(bench, pool, way)?;
+            let is_bound_too = || bench.templates.is_some() && attacked.always_cold.is_none();
+            if start.is_none() && way == Start::Cold && is_bound_too() {
+                next = Some(Start::Template);
             }
-            let mut card = Card::new(format!("pool {}", pool.name), found);
-            let said =
-                settings(&pool, &profile, howdah).map_err(|error| Failure::new(CONFIGURATION, error))?;
-            advice::advise(&mut card, &said, &profile::hosting());
-            card.file = Some(pool.file.display().to_string());
-            card.profile = Some(profile.name.to_string());
-            Ok(card)
-        })
-        .collect();
-    bench.base.iter().for_each(Base::remove);
+            not_in_force.extend(attacked.limits_not_in_force.iter().cloned());
+            cards.push(card(pool, way, attacked, howdah)?);
+        }
+    }
+    not_in_force.sort();
+    not_in_force.dedup();
     if !not_in_force.is_empty() {
         let keys = not_in_force.join(" ");
         let line = format!(
@@ -150,7 +178,25 @@ fn audit_pools(
         );
         journal::line(Level::Warning, Origin::default(), &line);
     }
-    cards
+    Ok(cards)
+}
+
+fn card(
+    pool: &Pool,
+    start: Start,
+    Attacked { profile, found, .. }: Attacked,
+    howdah: Option<&Path>,
+) -> Result<Card, Failure> {
+    let mut card = Card::new(format!("pool {}", pool.name), found);
+    let said = settings(pool, &profile, howdah).map_err(|error| Failure::new(CONFIGURATION, error))?;
+    advice::advise(&mut card, &said, &profile::hosting());
+    card.file = Some(pool.file.display().to_string());
+    card.profile = Some(profile.name.to_string());
+    card.start = Some(match start {
+        Start::Cold => "cold launch",
+        Start::Template => "template",
+    });
+    Ok(card)
 }
 
 fn tell(cards: &[Card], arguments: &Audit) -> Result<(), Failure> {

@@ -2,6 +2,7 @@
 //! generation between its launch and its end, as far as a probe needs it.
 
 use std::os::fd::AsFd;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
@@ -9,10 +10,13 @@ use nix::unistd::Pid;
 use super::super::{Failure, LAUNCH};
 use super::sandbox::Bench;
 use super::watch::{PATIENCE, Stop};
+use crate::cli::Start;
 use crate::config::pool::Pool;
+use crate::config::profile::Profile;
 use crate::pool::activation::Listener;
 use crate::pool::generation::Generation;
 use crate::pool::prepare::Prepared;
+use crate::pool::templates::{Waiting, sources};
 use crate::sandbox::uplink::{Condition, Uplink};
 use crate::sandbox::{self, step::StepError};
 
@@ -35,17 +39,66 @@ impl Drop for Running {
     }
 }
 
+/// How long a template's probe may take until it waits.
+const TEMPLATE_LIMIT: Duration = Duration::from_secs(20);
+
+/// A template for `pool`, which serve makes ahead, and the audit waits for.
+fn template(
+    bench: &mut Bench<'_>,
+    pool: &Pool,
+    prepared: &Rc<Prepared>,
+    listeners: usize,
+) -> Result<Waiting, Failure> {
+    let failed = |why: &dyn ToString| {
+        Failure::new(LAUNCH, format!("pool {}: its template: {}", pool.name, why.to_string()))
+    };
+    let Bench { templates, places, base, network, stop, .. } = bench;
+    let templates = templates.as_mut().ok_or_else(|| failed(&"there are none"))?;
+    // It is not php-fpm, and does what it does.
+    templates.trust(prepared, listeners);
+    // One that is being made when nobody looks after it any more would keep what howdah has open.
+    templates.keep_only(std::iter::once((prepared, listeners)));
+    let until = Instant::now() + TEMPLATE_LIMIT;
+    while Instant::now() < until {
+        let due = templates.next().unwrap_or(until);
+        stop.pause(due.saturating_duration_since(Instant::now()))?;
+        let around = (&*places, base.as_ref(), network.as_mut());
+        let sources = |profile: &Profile| sources(pool, profile);
+        if let Some(error) = templates.go_on(Instant::now(), true, around, sources) {
+            return Err(failed(&error));
+        }
+        if let Ok(waiting) = templates.take(prepared, listeners) {
+            return Ok(waiting);
+        }
+    }
+    Err(failed(&"it does not come to wait"))
+}
+
 impl Running {
-    pub(super) fn launch(
+    /// Starts the sandbox of `pool` in the way of `start`.
+    pub(super) fn start(
         bench: &mut Bench<'_>,
+        start: Start,
         pool: &Pool,
-        prepared: &Prepared,
+        prepared: &Rc<Prepared>,
         listeners: &[Listener],
     ) -> Result<Self, Failure> {
+        let failed =
+            |error: &dyn ToString| Failure::new(LAUNCH, format!("pool {}: {}", pool.name, error.to_string()));
         let sockets: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
-        Generation::launch(pool, prepared, &sockets, 1, bench.base.as_ref(), bench.network.as_mut())
-            .map(Self)
-            .map_err(|error| Failure::new(LAUNCH, format!("pool {}: {error}", pool.name)))
+        let made = match start {
+            Start::Cold => {
+                let (base, network) = (bench.base.as_ref(), bench.network.as_mut());
+                Generation::launch(pool, prepared, &sockets, 1, base, network)
+            }
+            Start::Template => {
+                let waiting = template(bench, pool, prepared, sockets.len())?;
+                let home = bench.templates.as_ref().map(|templates| &templates.home);
+                let home = home.ok_or_else(|| failed(&"no templates"))?;
+                Generation::from_template(pool, prepared, &sockets, 1, bench.base.as_ref(), waiting, home)
+            }
+        };
+        made.map(Self).map_err(|error| failed(&error))
     }
 
     pub(super) fn pid(&self) -> Pid {

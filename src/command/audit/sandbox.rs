@@ -13,12 +13,14 @@ use super::probe::Probe;
 use super::running::Running;
 use super::visitors::visitors;
 use super::watch::Stop;
+use crate::cli::Start;
 use crate::config::pool::{Access, Pool, Socket};
 use crate::config::profile::Profile;
 use crate::config::types::{Listen, Mode};
 use crate::pool::activation::{self, Listener};
-use crate::pool::prepare::{Places, Prepared, Workshop};
+use crate::pool::prepare::{CONF, Places, Prepared, Workshop};
 use crate::pool::slot::limits_not_in_force;
+use crate::pool::templates::{Templates, always_cold};
 use crate::sandbox::SpareNetwork;
 use crate::sandbox::cgroup::Base;
 use crate::spec;
@@ -36,18 +38,22 @@ pub(super) struct Bench<'a> {
     pub(super) workshop: Workshop,
     /// For the pools with a way out; `None` without root.
     pub(super) network: Option<SpareNetwork>,
+    /// Where they are wanted and can be.
+    pub(super) templates: Option<Templates>,
 }
 
 /// What came of the attacks on a pool's sandbox.
 pub(super) struct Attacked {
     pub(super) profile: Rc<Profile>,
+    /// Why serve never starts it by a template; `None`: it does.
+    pub(super) always_cold: Option<&'static str>,
     pub(super) found: Vec<Finding>,
     /// Limits by their files in the cgroup; see [`limits_not_in_force`].
     pub(super) limits_not_in_force: Vec<String>,
 }
 
-/// Attacks the sandbox of `pool`.
-pub(super) fn attack(bench: &mut Bench<'_>, pool: &Pool) -> Result<Attacked, Failure> {
+/// Attacks the sandbox of `pool`, which is started in the way of `start`.
+pub(super) fn attack(bench: &mut Bench<'_>, pool: &Pool, start: Start) -> Result<Attacked, Failure> {
     let failed =
         |error: &dyn ToString| Failure::new(LAUNCH, format!("pool {}: {}", pool.name, error.to_string()));
     let mut listeners = pool
@@ -60,12 +66,17 @@ pub(super) fn attack(bench: &mut Bench<'_>, pool: &Pool) -> Result<Attacked, Fai
     listeners.iter_mut().for_each(Listener::remember);
     let mut prepared =
         bench.workshop.prepare(pool, listeners.len(), &bench.places).map_err(|error| failed(&error))?;
-    let (neighbour, mut facts) = neighbour(bench, pool)?;
+    let always_cold = always_cold(pool, &prepared);
+    if let (Start::Template, Some(why)) = (start, always_cold) {
+        return Err(failed(&format!("it always starts cold: {why}")));
+    }
+    let (neighbour, mut facts) = neighbour(bench, pool, start)?;
     facts.extend(of_pool(pool, &prepared));
-    set_program(&mut prepared, bench, "attack", &facts, listeners.len(), None);
+    set_program(&mut prepared, bench, start, "attack", &facts, listeners.len());
+    let prepared = Rc::new(prepared);
     let visitors = visitors(&listeners);
     let found = {
-        let mut running = Running::launch(bench, pool, &prepared, &listeners)?;
+        let mut running = Running::start(bench, start, pool, &prepared, &listeners)?;
         let lines = running.talk(bench.stop, "howdah-probe\tend").map_err(|failure| of(pool, failure))?;
         drop(running);
         lines.iter().filter_map(|line| Finding::parse(line)).collect()
@@ -74,7 +85,7 @@ pub(super) fn attack(bench: &mut Bench<'_>, pool: &Pool) -> Result<Attacked, Fai
     let found = look_at_listeners(found, &mut listeners, &pool.socket);
     listeners.into_iter().for_each(|listener| drop(listener.close_and_unlink()));
     let limits_not_in_force = limits_not_in_force(&prepared, bench.base.as_ref());
-    Ok(Attacked { profile: prepared.profile, found, limits_not_in_force })
+    Ok(Attacked { profile: Rc::clone(&prepared.profile), always_cold, found, limits_not_in_force })
 }
 
 fn of(pool: &Pool, failure: Failure) -> Failure {
@@ -108,9 +119,10 @@ fn unix(path: &Path) -> Listen {
     Listen::Unix(path.display().to_string().parse().expect("a path below an absolute one"))
 }
 
-/// A second sandbox of the same profile and the same user: what only ids would
-/// keep apart is not. Also what the probe is told of it.
-fn neighbour(bench: &mut Bench<'_>, pool: &Pool) -> Result<(Running, Vec<String>), Failure> {
+/// A second sandbox of the same profile, the same user and the same way to start: what only ids
+/// would keep apart is not (but for templates, which have ids of their own). Also what the probe
+/// is told of it.
+fn neighbour(bench: &mut Bench<'_>, pool: &Pool, start: Start) -> Result<(Running, Vec<String>), Failure> {
     let failed = |error: &dyn ToString| {
         Failure::new(LAUNCH, format!("pool {}: its neighbour: {}", pool.name, error.to_string()))
     };
@@ -121,8 +133,13 @@ fn neighbour(bench: &mut Bench<'_>, pool: &Pool) -> Result<(Running, Vec<String>
     let mut prepared =
         bench.workshop.prepare(&other, listeners.len(), &bench.places).map_err(|error| failed(&error))?;
     let mut facts = facts_of(&listeners);
-    set_program(&mut prepared, bench, "neighbour", &[], listeners.len(), Some(SECRET));
-    let mut running = Running::launch(bench, &other, &prepared, &listeners)?;
+    if let Some(process) = prepared.spec.process_mut() {
+        let mut environment = process.env().clone().unwrap_or_default();
+        environment.push(SECRET.to_owned());
+        process.set_env(Some(environment));
+    }
+    set_program(&mut prepared, bench, start, "neighbour", &[], listeners.len());
+    let mut running = Running::start(bench, start, &other, &Rc::new(prepared), &listeners)?;
     running.talk(bench.stop, "howdah-canary\tready").map_err(|failure| of(&other, failure))?;
     facts.push(format!("neighbour-pid={}", running.pid()));
     Ok((running, facts))
@@ -178,22 +195,27 @@ fn of_pool(pool: &Pool, prepared: &Prepared) -> Vec<String> {
     facts
 }
 
-/// Puts the probe in php-fpm's place.
+/// Puts the probe in php-fpm's place. In a template it is told what it is where php-fpm would
+/// find its configuration.
 fn set_program(
     prepared: &mut Prepared,
     bench: &Bench<'_>,
+    start: Start,
     mode: &str,
     facts: &[String],
     listeners: usize,
-    variable: Option<&str>,
 ) {
-    let mut words = vec![bench.probe.path(), mode.to_owned()];
+    let mut words = vec![mode.to_owned()];
     words.extend(bench.canaries.facts().iter().chain(facts).cloned());
     words.extend((FIRST_LISTENER..FIRST_LISTENER + listeners).map(|number| format!("listener={number}")));
+    if start == Start::Template {
+        prepared.files.retain(|(name, _)| name != CONF);
+        prepared.files.push((CONF.to_owned(), words.join("\0")));
+        words = vec!["template".to_owned(), Path::new("/etc").join(CONF).display().to_string()];
+    }
+    words.insert(0, bench.probe.path());
     if let Some(process) = prepared.spec.process_mut() {
-        let mut environment = process.env().clone().unwrap_or_default();
-        environment.extend(variable.map(str::to_owned));
-        process.set_args(Some(words)).set_env(Some(environment));
+        process.set_args(Some(words));
     }
 }
 

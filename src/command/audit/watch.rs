@@ -27,6 +27,20 @@ impl Stop {
             .map_err(|errno| Failure::new(LAUNCH, format!("signalfd: {} ({errno:?})", errno.desc())))
     }
 
+    /// Waits for `time` or a little longer.
+    ///
+    /// # Errors
+    /// A signal came first.
+    pub(super) fn pause(&self, time: Duration) -> Result<(), Failure> {
+        let mut signal = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        // Whole milliseconds: less would be too soon.
+        let time = PollTimeout::try_from(time + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+        match poll(&mut signal, time) {
+            Ok(1) => Err(Failure::new(130, "stopped")),
+            _ => Ok(()),
+        }
+    }
+
     /// Waits until one of `descriptors` can be read.
     ///
     /// # Errors

@@ -213,7 +213,7 @@ env.A = "own"
 
 #[test]
 fn howdah_toml() {
-    let text = "[serve]\nruntime_dir = \"/r\"\nstate_dir = \"/s\"\nprofile_dir = \"/d\"\ndrain = \"5s\"\nparallel_starts = 3\ntemplates = 2\ntemplate_ids = \"70000-70009\"\ncgroup = \"/c\"\n";
+    let text = "[serve]\nruntime_dir = \"/r\"\nstate_dir = \"/s\"\nprofile_dir = \"/d\"\ndrain = \"5s\"\nparallel_starts = 3\ntemplates = 2\ntemplate_memory = \"1G\"\ntemplate_ids = \"70000-70009\"\ncgroup = \"/c\"\n";
     let (serve, _) = load::parse_serve(text, Path::new("/h.toml"), &accounts()).unwrap();
     let path = |text: &str| Some(text.parse().unwrap());
     let expected = ServeConfig {
@@ -223,6 +223,7 @@ fn howdah_toml() {
         drain: Duration::from_secs(5),
         parallel_starts: Some(3),
         templates: Some(2),
+        template_memory: Bytes::new(1 << 30),
         template_ids: "70000-70009".parse().unwrap(),
         cgroup: path("/c"),
     };

@@ -150,6 +150,7 @@ impl Supervisor {
         ) {
             Ok(notices) => {
                 notices.iter().for_each(|notice| self.tell(index, Level::Notice, notice));
+                self.expect_soon(index);
                 if let Err(errno) = self.listen_to_generation(index) {
                     self.start_failed(index, &format!("epoll: {errno}"));
                 }
@@ -190,6 +191,7 @@ impl Supervisor {
     /// Lets go of a generation that has ended, and of what is left of it on the host.
     pub(super) fn forget_generation(&mut self, index: usize) {
         self.count_limits(index);
+        self.expect_no_more(index);
         let Some(slot) = &mut self.slots[index] else { return };
         slot.vigil.rearm = None;
         // What is still held is of a start that failed: its reason has been told.
@@ -233,9 +235,10 @@ impl Supervisor {
         if !is_template || !matches!(slot.machine.state(), State::Starting { .. }) {
             return false;
         }
-        slot.cold = true;
+        slot.cold = Some(reason.to_owned());
         self.tell(index, Level::Warning, &format!("not by a template: {reason}"));
         self.forget_generation(index);
+        self.events.push_back((index, Event::Relaunched));
         self.launch_known(index);
         true
     }

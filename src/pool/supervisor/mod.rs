@@ -13,6 +13,7 @@ mod audit;
 mod chronicle;
 mod deeds;
 mod limits;
+mod released;
 mod reports;
 mod roster;
 mod tokens;
@@ -30,6 +31,7 @@ use nix::unistd::Pid;
 
 use self::addresses::Addresses;
 use self::audit::Ear;
+use self::released::Released;
 pub use self::reports::listening;
 use self::roster::close;
 use self::tokens::Token;
@@ -38,6 +40,7 @@ use super::admission::Admission;
 use super::events;
 use super::machine::{Event, State};
 use super::prepare::{Places, Workshop};
+use super::record::Stock;
 use super::refuse::Refused;
 use super::slot::Slot;
 use super::templates::{self, NoTemplates, Templates};
@@ -48,6 +51,9 @@ use crate::journal::{self, Level, Origin};
 use crate::sandbox::SpareNetwork;
 use crate::sandbox::cgroup::Base;
 
+/// How long after pools came or went it is looked which classes there are.
+const REVIEW: Duration = Duration::from_secs(1);
+
 /// How serve is to run.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -57,6 +63,8 @@ pub struct Settings {
     pub parallel_starts: usize,
     /// How many templates are kept of each class.
     pub templates: usize,
+    /// How many bytes all of them may take.
+    pub template_memory: u64,
     /// The ids on the host that they have.
     pub template_ids: IdRange,
     /// Whether it ends when no pool runs any more.
@@ -84,6 +92,8 @@ pub struct Supervisor {
     freezing: Vec<usize>,
     /// Pools that say more than is kept, and when their logs are read again.
     hushed: Vec<(Instant, usize)>,
+    /// Templates that have become a pool's and are not ready yet.
+    released: Vec<Released>,
     /// Killed, and not ended yet.
     dying: Vec<Pid>,
     refused: Vec<Option<Refused>>,
@@ -101,6 +111,12 @@ pub struct Supervisor {
     ending: bool,
     /// Whether pools came or went since the roll was written.
     stale_roll: bool,
+    /// Why there are none, until it has been told.
+    no_templates: Option<NoTemplates>,
+    /// What `ps` reads of the templates, as it was written last.
+    stock: Stock,
+    /// When templates are told which classes there are by now: pools came or went.
+    classes_due: Option<Instant>,
     /// What `howdah events` reads.
     chronicle: events::Log,
     /// What audit tells of.
@@ -128,7 +144,10 @@ impl Supervisor {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&signals, EpollEvent::new(EpollFlags::EPOLLIN, Token::Signal.pack()))?;
         let chronicle = events::Log::new(&settings.places.runtime);
-        let templates = open_templates(&settings, base.is_some());
+        let (templates, no_templates) = match open_templates(&settings, base.is_some()) {
+            Ok(templates) => (Some(templates), None),
+            Err(why) => (None, Some(why)),
+        };
         let mut supervisor = Self {
             settings,
             reread,
@@ -141,6 +160,7 @@ impl Supervisor {
             queue: VecDeque::new(),
             freezing: Vec::new(),
             hushed: Vec::new(),
+            released: Vec::new(),
             dying: Vec::new(),
             refused: Vec::new(),
             crowded: Vec::new(),
@@ -152,10 +172,16 @@ impl Supervisor {
             has_run: false,
             ending: false,
             stale_roll: false,
+            no_templates,
+            stock: Stock::default(),
+            classes_due: None,
             chronicle,
             ear: Ear::default(),
             limit_clock: BTreeSet::new(),
         };
+        if let Some(templates) = &supervisor.templates {
+            supervisor.epoll.add(templates, EpollEvent::new(EpollFlags::EPOLLIN, Token::Templates.pack()))?;
+        }
         if let Some(addresses) = &supervisor.addresses {
             supervisor.epoll.add(addresses, EpollEvent::new(EpollFlags::EPOLLIN, Token::Addresses.pack()))?;
         }
@@ -186,7 +212,18 @@ impl Supervisor {
         }
         self.restock();
         self.learn_classes();
+        if let Some(why) = self.no_templates.take() {
+            if !matches!(why, NoTemplates::Unwanted) {
+                journal::line(Level::Notice, Origin::default(), &why.to_string());
+            }
+            self.write_stock(Stock { why_none: Some(why.to_string()), ..Stock::default() });
+        }
         self.write_roll();
+    }
+
+    /// Has templates told soon which classes there are by now: once for many pools that change together.
+    fn review_classes(&mut self) {
+        self.classes_due.get_or_insert_with(|| Instant::now() + REVIEW);
     }
 
     /// Makes templates for the pools that have the host's own php-fpm before the first of them starts.
@@ -204,7 +241,7 @@ impl Supervisor {
             // What is wrong with it will be told when it starts.
             let made = slot.prepare(&mut self.workshop, &self.settings.places, self.base.as_ref());
             if let (Ok(_), Some(prepared)) = (made, slot.prepared()) {
-                if templates::always_cold(&slot.pool, &prepared.profile).is_none() {
+                if templates::always_cold(&slot.pool, prepared).is_none() {
                     templates.learn(prepared, slot.listeners.len());
                 }
             }
@@ -223,6 +260,16 @@ impl Supervisor {
         if self.ending {
             self.templates = None;
         }
+        if self.classes_due.is_some_and(|due| due <= now) {
+            self.classes_due = None;
+            self.learn_classes();
+            let slots = self.slots.iter().flatten();
+            let prepared = slots.filter_map(|slot| Some((slot.prepared()?, slot.listeners.len())));
+            self.templates.iter_mut().for_each(|templates| templates.keep_only(prepared.clone()));
+        }
+        if self.templates.as_ref().and_then(Templates::next).is_none_or(|due| due > now) {
+            return;
+        }
         let Some(mut templates) = self.templates.take() else { return };
         let starts = |slot: &Slot| matches!(slot.machine.state(), State::Starting { .. });
         let is_quiet = self.queue.is_empty() && !self.slots.iter().flatten().any(starts);
@@ -234,9 +281,10 @@ impl Supervisor {
             same.flat_map(|slot| templates::sources(&slot.pool, profile)).collect()
         };
         let places = (&self.settings.places, self.base.as_ref(), self.network.as_mut());
-        if let Some(error) = templates.go_on(now, is_quiet, places, sources) {
-            journal::line(Level::Warning, Origin::default(), &format!("a template was not made: {error}"));
+        if let Some(told) = templates.go_on(now, is_quiet, places, sources) {
+            journal::line(Level::Warning, Origin::default(), &told);
         }
+        self.write_stock(templates.stock());
         self.templates = Some(templates);
     }
 
@@ -291,6 +339,8 @@ impl Supervisor {
             sooner(Instant::now() + Duration::from_millis(20));
         }
         self.templates.iter().filter_map(Templates::next).for_each(&mut sooner);
+        self.classes_due.into_iter().for_each(&mut sooner);
+        self.next_expected().into_iter().for_each(&mut sooner);
         self.ear.paused.into_iter().for_each(&mut sooner);
         self.limit_clock.first().into_iter().for_each(|(when, _)| sooner(*when));
         if !self.freezing.is_empty() {
@@ -345,18 +395,16 @@ impl Supervisor {
     }
 }
 
-/// Templates, where they are wanted and can be.
-fn open_templates(settings: &Settings, has_cgroups: bool) -> Option<Templates> {
-    let wanted = settings.templates;
-    if wanted == 0 {
-        return None;
+/// Templates, where they are wanted.
+fn open_templates(settings: &Settings, has_cgroups: bool) -> Result<Templates, NoTemplates> {
+    let Settings { templates, template_memory, template_ids, .. } = *settings;
+    if templates == 0 {
+        return Err(NoTemplates::Unwanted);
     }
-    let opened = match has_cgroups {
-        true => Templates::open(wanted, settings.template_ids, &settings.places),
-        false => Err(NoTemplates::Cgroup),
-    };
-    let told = |why: &NoTemplates| journal::line(Level::Warning, Origin::default(), &why.to_string());
-    opened.inspect_err(told).ok()
+    if !has_cgroups {
+        return Err(NoTemplates::Cgroup);
+    }
+    Templates::open(templates, template_memory, template_ids, &settings.places)
 }
 
 impl Drop for Supervisor {

@@ -36,10 +36,16 @@ impl Supervisor {
         let told: Vec<String> = steps.iter().map(|(name, time)| format!("{name} {}", ms(*time))).collect();
         let by = if by_template { "template" } else { "cold launch" };
         slot.record.last_start_by = by.to_owned();
+        let why = slot.cold.take().filter(|_| !by_template && self.templates.is_some());
+        slot.record.last_start_not_by_template.clone_from(&why);
         let how = if by_template { " by a template" } else { "" };
         let text = format!("started in {} ms{how} ({})", ms(took), told.join(", "));
         self.tell(index, Level::Info, &text);
-        self.note(index, events::Kind::Start, json!({ "ms": ms(took), "started_by": by }));
+        let mut fields = json!({ "ms": ms(took), "started_by": by });
+        if let Some(why) = why {
+            fields["not_by_template"] = why.into();
+        }
+        self.note(index, events::Kind::Start, fields);
     }
 
     pub(super) fn report_timeout(&mut self, index: usize) {

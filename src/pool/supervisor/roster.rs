@@ -13,7 +13,7 @@ use crate::pool::admission::{Admission, Adopted, Fate};
 use crate::pool::events::Kind;
 use crate::pool::machine::Event;
 use crate::pool::quiesce;
-use crate::pool::record::{self, Entry, Record, Roll};
+use crate::pool::record::{self, Entry, Record, Roll, Stock};
 use crate::pool::slot::{Slot, Watch};
 use crate::sys;
 
@@ -140,6 +140,7 @@ impl Supervisor {
         self.forget_limits(index);
         let Some(mut slot) = self.slots[index].take() else { return };
         self.stale_roll = true;
+        self.review_classes();
         self.queue.retain(|queued| *queued != index);
         if let Some(pool) = slot.successor.take() {
             let keeps =
@@ -183,6 +184,14 @@ impl Supervisor {
             pools: self.slots.iter().flatten().map(entry).collect(),
         };
         self.warn_unwritten(record::write(&record::roll_file(&self.settings.places.runtime), &roll));
+    }
+
+    /// Tells who asks which templates there are, where that is news.
+    pub(super) fn write_stock(&mut self, stock: Stock) {
+        if stock != self.stock {
+            self.warn_unwritten(record::write(&record::stock_file(&self.settings.places.runtime), &stock));
+            self.stock = stock;
+        }
     }
 
     pub(super) fn write_record(&mut self, index: usize) {

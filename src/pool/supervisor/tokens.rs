@@ -21,6 +21,8 @@ pub(super) enum Token {
     Answer(usize),
     /// Calls of a generation's program that wait to be let through.
     Gate(usize),
+    /// A template has ended that nobody has used.
+    Templates,
 }
 
 impl Token {
@@ -38,6 +40,7 @@ impl Token {
             Self::Gate(index) => (9, index),
             Self::Uplink(index) => (10, index),
             Self::Addresses => (11, 0),
+            Self::Templates => (12, 0),
         };
         (kind << 56) | index as u64
     }
@@ -56,6 +59,7 @@ impl Token {
             9 => Self::Gate(index),
             10 => Self::Uplink(index),
             11 => Self::Addresses,
+            12 => Self::Templates,
             _ => Self::Signal,
         }
     }

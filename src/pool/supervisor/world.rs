@@ -16,6 +16,7 @@ use crate::pool::activation::{Harm, Listener};
 use crate::pool::events;
 use crate::pool::machine::{After, Event, State};
 use crate::pool::slot::{Slot, Watch};
+use crate::pool::templates::Templates;
 use crate::sandbox::Outcome;
 use crate::sandbox::uplink::Condition;
 
@@ -36,6 +37,7 @@ impl Supervisor {
             Token::End(index) => self.on_end(index),
             Token::Uplink(index) => self.on_uplink(index),
             Token::Addresses => self.on_addresses(),
+            Token::Templates => self.templates.iter_mut().for_each(Templates::look),
             Token::Limit(index) => self.on_limit(index),
             Token::Audit => self.on_audit(),
             Token::Refused(index) => {
@@ -272,6 +274,7 @@ impl Supervisor {
                 let phases = &mut generation.phases;
                 phases.ready = generation.began.elapsed().saturating_sub(phases.before_ready());
             }
+            self.expect_no_more(index);
             self.events.push_back((index, Event::Ready));
         }
         self.hear_limits(index, &said);
@@ -348,6 +351,7 @@ impl Supervisor {
             self.settle();
         }
         self.on_limit_time(now);
+        self.give_up_late(now);
         self.make_templates(now);
         self.hear_hushed(now);
         self.reap_dying();

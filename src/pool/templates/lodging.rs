@@ -15,8 +15,8 @@ pub struct Lodging {
     /// Its uid and gid on the host.
     pub id: u32,
     pub(super) directory: PathBuf,
-    /// Where the id is given back; `None` of one that an earlier howdah made, whose id is as good as
-    /// gone until all others have been given out.
+    /// Where the id is given back; `None` of one that an earlier howdah made, whose id nobody gets
+    /// while a process has it.
     pub(super) ids: Option<Rc<RefCell<Ids>>>,
 }
 
@@ -26,7 +26,7 @@ impl Drop for Lodging {
         // The last one takes the directory of all with it.
         let _ = self.directory.parent().map(fs::remove_dir);
         if let Some(ids) = &self.ids {
-            ids.borrow_mut().used.remove(&self.id);
+            ids.borrow_mut().give_back(self.id);
         }
     }
 }

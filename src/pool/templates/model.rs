@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -26,12 +27,43 @@ pub(super) struct Model {
     pub(super) class: Rc<str>,
     pub(super) prepared: Rc<Prepared>,
     pub(super) listeners: usize,
+    pub(super) standing: Standing,
+    /// When one of its pools last asked for one.
+    pub(super) asked: Instant,
+    /// What one takes of the memory, bytes; `None`: nobody has looked yet.
+    pub(super) each: Option<u64>,
+}
+
+/// What is known of the php-fpm of a class.
+pub(super) enum Standing {
+    /// Nothing: the first template is for its [`Trial`](super::trial::Trial).
+    Untried,
+    /// It does what a template must do.
+    Good,
+    /// It does not: its pools are launched cold.
+    Unfit(Rc<str>),
+}
+
+impl Standing {
+    /// "untried", "good", "unfit"
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Self::Untried => "untried",
+            Self::Good => "good",
+            Self::Unfit(_) => "unfit",
+        }
+    }
 }
 
 /// A short name of the class of `prepared` with `listeners` sockets: pools that show the same share their templates.
 pub fn class_name(prepared: &Prepared, listeners: usize) -> String {
+    short_name(&class_of(prepared, listeners))
+}
+
+/// The short name of a class.
+pub(super) fn short_name(class: &Rc<str>) -> String {
     let mut hasher = DefaultHasher::new();
-    class_of(prepared, listeners).hash(&mut hasher);
+    class.hash(&mut hasher);
     format!("{:08x}", hasher.finish() as u32)
 }
 
@@ -45,7 +77,8 @@ pub(super) fn class_of(prepared: &Prepared, listeners: usize) -> Rc<str> {
 }
 
 /// Why `pool` is always launched cold; `None`: it need not be.
-pub fn always_cold(pool: &Pool, profile: &Profile) -> Option<&'static str> {
+pub fn always_cold(pool: &Pool, prepared: &Prepared) -> Option<&'static str> {
+    let profile = &prepared.profile;
     if matches!(spec::network(pool, profile), Network::Outbound(_)) {
         return Some("its network has a way out, which is made with it");
     }
@@ -53,7 +86,18 @@ pub fn always_cold(pool: &Pool, profile: &Profile) -> Option<&'static str> {
     if needed.iter().any(|kind| !profile.namespaces.contains(kind)) {
         return Some("its profile leaves out a namespace that a template needs");
     }
+    if prepared.files.iter().any(|(name, text)| name == CONF && names_other_events(text)) {
+        return Some("its php-fpm configuration sets events.mechanism, and a template needs epoll");
+    }
     None
+}
+
+/// Whether php-fpm is told to wait for events otherwise than by epoll, which it takes by itself where
+/// it can (fpm_events.c, `fpm_event_pre_init`).
+fn names_other_events(configuration: &str) -> bool {
+    let lines = configuration.lines().filter_map(|line| line.split_once('='));
+    let mut named = lines.filter(|(key, _)| key.trim().eq_ignore_ascii_case("events.mechanism"));
+    named.any(|(_, value)| !value.trim().trim_matches(['"', '\'']).eq_ignore_ascii_case("epoll"))
 }
 
 /// What Landlock has to allow of the mounts of `pool`, beside reading them.

@@ -1,24 +1,34 @@
 //! One template: php-fpm that loads what it loads and then waits, and how it becomes a pool's.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
+use nix::sys::signal::Signal;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
+
+use super::loaded::loaded;
 use super::lodging::Lodging;
 use super::model::step;
 use crate::config::pool::Pool;
 use crate::pool::generation::Phases;
-use crate::pool::prepare::{self, CONF, Prepared};
+use crate::pool::prepare::{self, CONF, Prepared, Stamp};
 use crate::sandbox::Outcome;
 use crate::sandbox::cgroup::Cgroup;
+use crate::sandbox::seccomp;
 use crate::sandbox::step::{Step, StepError};
 use crate::sandbox::template::Template;
 use crate::sandbox::visit::Home;
 use crate::spec;
 use crate::{image, sys};
+
+/// What one does that does not sleep.
+pub(super) const RUNS: &str = "it runs";
 
 /// One that has been made, or is being.
 pub struct Waiting {
@@ -34,21 +44,33 @@ pub struct Waiting {
     pub(super) prepared: Rc<Prepared>,
     pub(super) made: Instant,
     pub(super) is_ready: bool,
+    /// What it has loaded, once it waits.
+    pub(super) loaded: Option<Stamp>,
+}
+
+/// Whether a php-fpm sleeps in open(2), as it does until it has its configuration.
+pub fn asks(pid: Pid) -> bool {
+    call(pid).is_some_and(|number| number == libc::SYS_openat || number == libc::SYS_open)
+}
+
+/// The number of the system call in which a process sleeps (proc_pid_syscall(5)).
+fn call(pid: Pid) -> Option<i64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/syscall")).ok()?;
+    text.split(' ').next()?.parse().ok()
 }
 
 impl Waiting {
-    /// Writes its configuration: php-fpm goes on.
+    /// Writes its configuration, behind which it waits until what is returned is dropped: php-fpm
+    /// reads a byte at a time, which it may do while howdah does the rest.
     ///
     /// # Errors
-    /// ENXIO where nobody waits for it.
-    pub fn release(&self, configuration: &str) -> Result<(), StepError> {
+    /// ENXIO where nobody waits for it; EAGAIN where it is longer than a pipe is deep (pipe(7)).
+    pub(super) fn tell(&self, configuration: &str) -> Result<File, StepError> {
         let path = self.template.rootfs().join("etc").join(CONF);
-        let written = OpenOptions::new()
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(&path)
-            .and_then(|mut fifo| fifo.write_all(configuration.as_bytes()));
-        written.map_err(|error| step(Step::Execute, "(its configuration)", &error))
+        let mut write = OpenOptions::new();
+        let open = write.write(true).custom_flags(libc::O_NONBLOCK).open(&path);
+        let told = open.and_then(|mut fifo| fifo.write_all(configuration.as_bytes()).map(|()| fifo));
+        told.map_err(|error| step(Step::Execute, "(its configuration)", &error))
     }
 
     /// Tells the next howdah whose it is, before it can have accepted anything.
@@ -63,13 +85,48 @@ impl Waiting {
     /// Whether its php-fpm has loaded what it loads and waits for its configuration: it sleeps in
     /// open(2), and nothing but a FIFO lets a program sleep there (fifo(7)).
     pub(super) fn asks(&self) -> bool {
-        if !self.template.awaits_gift() {
-            return false;
+        self.template.awaits_gift() && asks(self.template.process.pid)
+    }
+
+    fn end_of(&self) -> Option<WaitStatus> {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        waitid(Id::PIDFd(self.template.process.pidfd.as_fd()), flags).ok()
+    }
+
+    /// Whether somebody has killed it, the kernel for its memory perhaps: that says nothing about the next.
+    pub(super) fn was_killed(&self) -> bool {
+        matches!(self.end_of(), Some(WaitStatus::Signaled(_, Signal::SIGKILL, _)))
+    }
+
+    /// What it is doing: "it sleeps in poll", "it was killed by SIGKILL".
+    pub(super) fn doing(&self) -> String {
+        match self.end_of() {
+            Some(WaitStatus::Exited(_, status)) => format!("it ended with status {status}"),
+            Some(WaitStatus::Signaled(_, signal, _)) => format!("it was killed by {signal}"),
+            _ => {
+                let name =
+                    call(self.template.process.pid).and_then(|number| seccomp::name(number.try_into().ok()?));
+                name.map_or_else(|| RUNS.to_owned(), |name| format!("it sleeps in {name}"))
+            }
         }
-        let pid = self.template.process.pid;
-        let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
-        let number: i64 = call.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(-1);
-        number == libc::SYS_openat || number == libc::SYS_open
+    }
+
+    /// What it takes of the memory, bytes: what its processes have for themselves and their part of
+    /// what they share (PSS; proc_pid_smaps(5)).
+    pub(super) fn memory(&self) -> Option<u64> {
+        self.template.processes().into_iter().map(sys::pss).sum()
+    }
+
+    /// Looks what it has loaded; false where that has changed meanwhile.
+    pub(super) fn note_loaded(&mut self) -> bool {
+        let made = SystemTime::now() - self.made.elapsed();
+        self.loaded = loaded(&self.prepared, self.template.process.pid, made);
+        self.loaded.is_some()
+    }
+
+    /// Whether a php-fpm that is started now would be the same.
+    pub(super) fn is_current(&self) -> bool {
+        self.prepared.is_fresh() && self.loaded.as_ref().is_none_or(Stamp::holds)
     }
 
     pub(super) fn has_ended(&mut self) -> bool {
@@ -92,27 +149,40 @@ impl Waiting {
         phases: &mut Phases,
     ) -> Result<(), StepError> {
         let begin = Instant::now();
-        let rootfs = self.template.rootfs();
-        let network = spec::network(pool, &prepared.profile);
-        image::write_etc(rootfs, &prepare::owner(pool, network), &[], self.lodging.id)
-            .map_err(|(path, error)| step(Step::AttachRoot, &path.display().to_string(), &error))?;
-        self.mark(pool.name.as_str(), generation)
-            .map_err(|error| step(Step::AttachRoot, "(its mark)", &error))?;
-        phases.plan = begin.elapsed();
-        let begin = Instant::now();
-        self.template.bind(&prepared.spec, home, prepare::FIRST_LISTENER as u32, listeners)?;
-        let _ = sys::set_nice(self.template.process.pid, sys::own_nice());
-        phases.walls = begin.elapsed();
-        let begin = Instant::now();
         let configuration = prepared.files.iter().find(|(name, _)| name == CONF);
         let text = configuration.map_or("", |(_, text)| text.as_str());
-        self.release(text)?;
+        self.take_priority()?;
+        let fifo = self.tell(text)?;
+        let rootfs = self.template.rootfs();
+        let file =
+            |(path, error): (PathBuf, io::Error)| step(Step::AttachRoot, &path.display().to_string(), &error);
+        let network = spec::network(pool, &prepared.profile);
+        image::write_etc(rootfs, &prepare::owner(pool, network), &[], self.lodging.id).map_err(file)?;
+        phases.plan = begin.elapsed();
+        let begin = Instant::now();
+        self.template.bind(&prepared.spec, home)?;
+        phases.walls = begin.elapsed();
+        let begin = Instant::now();
+        // It goes on; what it does until it asks for its sockets needs nothing of what follows here.
+        drop(fifo);
+        self.mark(pool.name.as_str(), generation)
+            .map_err(|error| step(Step::AttachRoot, "(its mark)", &error))?;
         // Where it read that, it finds a file, as in every other sandbox.
         let path = self.template.rootfs().join("etc").join(CONF);
-        image::write_secret(&path, text, self.lodging.id)
-            .map_err(|(path, error)| step(Step::AttachRoot, &path.display().to_string(), &error))?;
+        image::write_secret(&path, text, self.lodging.id).map_err(file)?;
+        self.template.give(prepare::FIRST_LISTENER as u32, listeners)?;
         phases.clone = begin.elapsed();
         Ok(())
+    }
+
+    /// Gives it the priority that its generation would have if it had been launched cold.
+    ///
+    /// # Errors
+    /// EACCES without CAP_SYS_NICE: the pool would be the last to get a processor for as long as it runs.
+    pub(super) fn take_priority(&self) -> Result<(), StepError> {
+        let nice = sys::own_nice();
+        let refused = |errno| StepError::new(Step::RaiseLimit, format!("the nice value to {nice}"), errno);
+        sys::set_nice(self.template.process.pid, nice).map_err(refused)
     }
 
     /// Ends it.

@@ -1,0 +1,125 @@
+//! What changes under a template that waits: it is another php then than the one that it has loaded,
+//! and it becomes nobody's. One that nothing has happened to is the control.
+#![allow(missing_docs)]
+
+mod rig;
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use rig::templates::{keep, stocked, waiting};
+use rig::{Rig, TENANT, wait_for};
+
+const SHORT: &str = "[idle]\nstop = \"100ms\"";
+const SOON: Duration = Duration::from_secs(20);
+const CHANGED: &str = "what it has loaded has changed on the disk";
+
+/// A pool with an image that has ini files as Debian has them; the file that its symlink leads to.
+fn rig_of_image() -> (Rig, PathBuf) {
+    let mut rig = Rig::new();
+    keep(&rig, 1);
+    let image = rig::image::around_php_fpm(&rig, ":");
+    let fpm = howdah::image::Image::locate(&howdah::config::pool::ImageRef::Host, None).unwrap().binary;
+    let told = String::from_utf8(Command::new(fpm).arg("-i").output().unwrap().stdout).unwrap();
+    let scanned =
+        told.lines().find_map(|line| line.strip_prefix("Scan this dir for additional .ini files => "));
+    let scanned = image.join(scanned.expect("a php-fpm that scans for ini files").trim_start_matches('/'));
+    fs::create_dir_all(&scanned).unwrap();
+    let ini = rig.write("image/etc/php/mods/site.ini", "memory_limit = 66M\n");
+    std::os::unix::fs::symlink("/etc/php/mods/site.ini", scanned.join("20-site.ini")).unwrap();
+    rig.site("blog", "index.php", "<?php echo ini_get('memory_limit');", TENANT);
+    rig.pool("blog", &format!("image = {image:?}\n{SHORT}"));
+    rig.serve();
+    (rig, ini)
+}
+
+/// Starts the pool once: what it says, by what it was, and why not by a template.
+fn start(rig: &Rig) -> (String, String, String) {
+    let before = rig.record("blog").starts;
+    let said = rig.text("blog", "/index.php");
+    let record = || Some(rig.record("blog")).filter(|record| record.starts == before + 1);
+    let record = wait_for("the record of the start", SOON, record);
+    rig.wait_state("blog", "cold");
+    (said, record.last_start_by, record.last_start_not_by_template.unwrap_or_default())
+}
+
+fn told(said: &str, by: &str, why: &str) -> (String, String, String) {
+    (said.to_owned(), by.to_owned(), why.to_owned())
+}
+
+fn is_gone(pid: i32) -> bool {
+    kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH)
+}
+
+#[test]
+fn an_ini_file_that_is_edited_in_place_is_another_php() {
+    let (rig, ini) = rig_of_image();
+    start(&rig);
+    stocked(&rig, 1);
+    assert_eq!(start(&rig), told("66M", "template", ""), "nothing has changed");
+    let old = stocked(&rig, 1)[0];
+    File::options().append(true).open(&ini).unwrap().write_all(b"memory_limit = 77M\n").unwrap();
+    assert_eq!(start(&rig), told("77M", "cold launch", CHANGED));
+    assert!(is_gone(old));
+    stocked(&rig, 1);
+    assert_eq!(start(&rig), told("77M", "template", ""));
+}
+
+#[test]
+fn a_library_that_is_replaced_is_another_php() {
+    let (rig, _) = rig_of_image();
+    start(&rig);
+    let old = stocked(&rig, 1)[0];
+    let maps = fs::read_to_string(format!("/proc/{old}/maps")).unwrap();
+    let library = maps.lines().filter_map(|line| Some(&line[line.find('/')?..]));
+    let library = library.into_iter().find(|path| path.contains("libxml2")).expect("libxml2 in php-fpm");
+    let library = rig.path("image").join(library.trim_start_matches('/'));
+    // As a package manager does it.
+    let fresh = library.with_extension("dpkg-new");
+    fs::copy(&library, &fresh).unwrap();
+    fs::rename(&fresh, &library).unwrap();
+    assert_eq!(start(&rig), told("66M", "cold launch", CHANGED));
+    assert!(is_gone(old));
+    stocked(&rig, 1);
+    assert_eq!(start(&rig), told("66M", "template", ""));
+}
+
+#[test]
+fn the_binary_that_is_replaced_is_another_php() {
+    let (rig, _) = rig_of_image();
+    start(&rig);
+    let old = stocked(&rig, 1)[0];
+    let real = rig.path("image/usr/sbin/php-fpm.real");
+    fs::copy(&real, real.with_extension("new")).unwrap();
+    fs::rename(real.with_extension("new"), &real).unwrap();
+    assert_eq!(start(&rig), told("66M", "cold launch", CHANGED));
+    assert!(is_gone(old));
+    // What the image is was asked anew at that start.
+    stocked(&rig, 1);
+    assert_eq!(start(&rig), told("66M", "template", ""));
+}
+
+#[test]
+fn one_that_is_killed_while_it_waits_is_replaced_though_nobody_asks() {
+    let rig = {
+        let mut rig = Rig::new();
+        keep(&rig, 1);
+        rig.site("blog", "index.php", "<?php echo 'hello';", TENANT);
+        rig.pool("blog", SHORT);
+        rig.serve();
+        rig
+    };
+    let old = stocked(&rig, 1)[0];
+    kill(Pid::from_raw(old), Signal::SIGKILL).unwrap();
+    let fresh = wait_for("another", SOON, || waiting(&rig).pop().filter(|pid| *pid != old));
+    assert!(is_gone(old) && Path::new(&format!("/proc/{fresh}")).exists());
+    stocked(&rig, 1);
+    assert_eq!(start(&rig), told("hello", "template", ""));
+}
