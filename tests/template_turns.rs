@@ -64,6 +64,8 @@ fn ten_pools_in_turn_are_all_started_by_a_template_although_only_one_is_kept() {
         assert_eq!(started_by(&rig, name), "template", "{}", rig.log());
         assert_eq!(rig.master(name), next, "it was another that waited");
         assert!(uids.insert(uid(&rig, name)), "{name} shares its uid");
+        let own = rig.path("run/pools").join(name).join("rootfs");
+        assert!(!own.exists(), "{name} waited until the root of a sandbox was made that it does not have");
         masters.push(next);
     }
     // Each is its pool's for good: the next one's bind has changed nothing of it.

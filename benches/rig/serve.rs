@@ -142,10 +142,15 @@ impl Serve {
 
     /// Waits until nothing of `pool` runs; what `ps` says of it then.
     pub(crate) fn wait_until_cold(&self, pool: &str) -> Outcome<Value> {
+        self.wait_until(pool, "cold")
+    }
+
+    /// Waits until `pool` is in `state`; what `ps` says of it then.
+    pub(crate) fn wait_until(&self, pool: &str, state: &str) -> Outcome<Value> {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             let seen = self.pool(pool)?;
-            if seen["state"] == "cold" {
+            if seen["state"] == state {
                 return Ok(seen);
             }
             if Instant::now() > deadline {

@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 
 use super::limits::{Counters, End, Kills, Reason};
 use super::outbound::{self, OutboundError};
-use super::prepare::Prepared;
+use super::prepare::{PrepareError, Prepared};
 use super::quiesce::{Activity, Freezer};
 use super::templates::{Lodging, Waiting};
 use crate::config::pool::{Network, Pool};
@@ -39,6 +39,9 @@ pub enum LaunchError {
     /// Its way out.
     #[error(transparent)]
     Outbound(#[from] OutboundError),
+    /// Its root directory.
+    #[error(transparent)]
+    Root(#[from] PrepareError),
     /// Limits were asked for and there is no cgroup to set them on.
     #[error(
         "limits {keys} need a cgroup v2 that howdah may write: run it as root, delegate a cgroup to it, \
@@ -138,9 +141,10 @@ impl Generation {
         network: Option<&mut SpareNetwork>,
     ) -> Result<Self, LaunchError> {
         let began = Instant::now();
-        let mut phases = Phases::default();
+        prepared.make_root(pool)?;
+        let mut phases = Phases { check: began.elapsed(), ..Phases::default() };
         let freezer = make_freezer(pool, prepared, number, base)?;
-        phases.cgroup = began.elapsed();
+        phases.cgroup = began.elapsed() - phases.check;
         let cgroup = freezer.cgroup();
         let launched = match connect(pool, prepared, network, cgroup.map(AsFd::as_fd)) {
             Ok((uplink, mut own)) => {
@@ -246,7 +250,7 @@ impl Generation {
     /// The same, asked for at `when`: what came before the launch is a part of the start.
     #[must_use]
     pub fn asked_for(mut self, when: Instant) -> Self {
-        self.phases.check = self.began.saturating_duration_since(when);
+        self.phases.check += self.began.saturating_duration_since(when);
         self.began = when;
         self
     }

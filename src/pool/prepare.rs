@@ -4,7 +4,7 @@
 
 mod question;
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -211,6 +211,8 @@ pub struct Prepared {
     pub(super) ini_files: Vec<PathBuf>,
     /// Its class, when it has been asked for: templates::class_of.
     pub(super) class: OnceCell<Rc<str>>,
+    /// Whether its root directory has been made.
+    has_root: Cell<bool>,
     stamp: Stamp,
 }
 
@@ -218,6 +220,20 @@ impl Prepared {
     /// Whether nothing that it rests on has changed since.
     pub fn is_fresh(&self) -> bool {
         self.stamp.holds()
+    }
+
+    /// Makes the root directory of `pool`'s own sandbox, if that is not there yet. A pool that a
+    /// template becomes has the template's, and need not wait for this.
+    ///
+    /// # Errors
+    /// The file that could not be made.
+    pub fn make_root(&self, pool: &Pool) -> Result<(), PrepareError> {
+        if let (false, Some(root)) = (self.has_root.get(), self.spec.root()) {
+            let network = spec::network(pool, &self.profile);
+            make_root(pool, network, root.path(), &self.layout, &self.spec, &self.files)?;
+            self.has_root.set(true);
+        }
+        Ok(())
     }
 }
 
@@ -441,12 +457,14 @@ impl Workshop {
             files,
             ini_files: info.loaded_ini.iter().chain(&info.scanned).cloned().collect(),
             class: OnceCell::new(),
+            has_root: Cell::new(false),
             stamp,
         };
         Ok(Blueprint { prepared, state })
     }
 
-    /// Makes everything that `pool` needs to be launched with `listeners` sockets.
+    /// Makes everything that `pool` needs to be launched with `listeners` sockets, but for its
+    /// [root directory](Prepared::make_root).
     ///
     /// # Errors
     /// The first thing that is not as the pool asks.
@@ -459,7 +477,6 @@ impl Workshop {
         let rootfs = places.of_pool(pool).join("rootfs");
         let blueprint = self.plan(pool, listeners, places, &rootfs)?;
         blueprint.make_state(pool)?;
-        blueprint.make_root(pool, &rootfs)?;
         Ok(blueprint.prepared)
     }
 }
