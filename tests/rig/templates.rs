@@ -13,6 +13,8 @@ pub fn keep(rig: &Rig, count: u32) {
     let text = fs::read_to_string(rig.path("howdah.toml")).unwrap();
     let (before, behind) = text.split_once("templates = ").unwrap();
     let (_, behind) = behind.split_once('\n').unwrap();
+    // Also where a database is installed.
+    let behind = behind.replace("[defaults.start]\n", "[defaults.start]\ntemplate = true\n");
     rig.write("howdah.toml", &format!("{before}templates = {count}\n{behind}"));
 }
 
