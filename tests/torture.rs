@@ -54,7 +54,7 @@ fn nothing_is_lost_while_workers_come_and_go_by_themselves() {
     cold_and_by_template(|rig| {
         // Both reasons for a worker to end fall into the same moments as the stops.
         let target = make_pool(
-            &rig,
+            rig,
             "blog",
             None,
             STOP,
@@ -62,7 +62,7 @@ fn nothing_is_lost_while_workers_come_and_go_by_themselves() {
          max_requests = 7",
         );
         let other = make_pool(
-            &rig,
+            rig,
             "shop",
             None,
             STOP,
