@@ -22,7 +22,7 @@ use crate::config::pool::{Network, Pool};
 use crate::fpm::log::{Line, Lines, classify, reason};
 use crate::sandbox::cgroup::{Base, Cgroup, CgroupError};
 use crate::sandbox::step::{Step, StepError};
-use crate::sandbox::uplink::{Net, Uplink};
+use crate::sandbox::uplink::{Unclaimed, Uplink};
 use crate::sandbox::visit::Home;
 use crate::sandbox::{self, Launched, Plan, SpareNetwork};
 use crate::spec;
@@ -382,9 +382,10 @@ fn connect<'a>(
     };
     let stock = stock.ok_or(OutboundError::NotRoot)?;
     let programs = outbound::programs(outbound)?;
-    let net = Net::new(pool.user.uid, pool.user.gid)?;
-    let own = net.namespace().and_then(|namespace| stock.of(namespace));
+    let net = Unclaimed::new()?;
+    let own = stock.of(net.namespace());
     let own = own.map_err(|errno| StepError::new(Step::Clone, "(the network with a way out)", errno))?;
+    let net = net.belong_to(pool.user.uid, pool.user.gid)?;
     Ok((Some(net.serve(&programs, cgroup)?), Stock::Own(own)))
 }
 

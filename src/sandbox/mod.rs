@@ -9,6 +9,7 @@ mod borrowed;
 pub mod cgroup;
 mod child;
 pub mod gate;
+mod keeper;
 pub mod landlock;
 pub mod mounts;
 pub mod network;
