@@ -15,13 +15,13 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
 use super::standing::Standing;
-use crate::config::pool::{Access, Network, Pool};
+use crate::config::pool::{Access, Pool};
 use crate::config::profile::{MountKind, Namespace, Profile};
 use crate::image;
 use crate::pool::prepare::{CONF, Prepared};
 use crate::sandbox::landlock::Use;
 use crate::sandbox::step::{Step, StepError};
-use crate::spec::{self, class};
+use crate::spec::class;
 
 /// What the templates of one class are made of.
 pub(super) struct Model {
@@ -56,12 +56,9 @@ pub(super) fn class_of(prepared: &Prepared, listeners: usize) -> Rc<str> {
     Rc::clone(prepared.class.get_or_init(make))
 }
 
-/// Why `pool` is always launched cold; `None`: it need not be.
-pub fn always_cold(pool: &Pool, prepared: &Prepared) -> Option<&'static str> {
+/// Why a pool for which this was prepared is always launched cold; `None`: it need not be.
+pub fn always_cold(prepared: &Prepared) -> Option<&'static str> {
     let profile = &prepared.profile;
-    if matches!(spec::network(pool, profile), Network::Outbound(_)) {
-        return Some("its network has a way out, which is made with it");
-    }
     let needed = [Namespace::User, Namespace::Mount, Namespace::Pid, Namespace::Uts];
     if needed.iter().any(|kind| !profile.namespaces.contains(kind)) {
         return Some("its profile leaves out a namespace that a template needs");
