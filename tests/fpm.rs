@@ -72,7 +72,7 @@ fn pool(listen: &[&str]) -> Pool {
         sockets: Vec::new(),
         fpm: Fpm::default(),
         php: Php { value: BTreeMap::from(state), ..Php::default() },
-        start: Start { timeout: PATIENCE, on_failure: OnFailure::Answer503 },
+        start: Start { timeout: PATIENCE, on_failure: OnFailure::Answer503, template: None },
     }
 }
 

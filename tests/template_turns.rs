@@ -16,7 +16,9 @@ use nix::unistd::Pid;
 use rig::templates::{keep, started_by, stocked, waiting};
 use rig::{OTHER, Rig, TENANT};
 
-const LONG: &str = "[idle]\nstop = \"1h\"";
+/// Nothing of a pool comes and goes. A worker that needs a second to end is killed by its master
+/// and then forked anew, for ever, which an emulated machine with many of them never gets out of.
+const LONG: &str = "[idle]\nstop = \"1h\"\n[fpm]\nprocess_idle_timeout = \"1h\"";
 /// The script says whose it is: by its own text, by the host name and by its account.
 const SCRIPT: &str = "<?php echo 'NAME ', php_uname('n'), ' ', posix_getuid();";
 
@@ -80,7 +82,8 @@ fn ten_pools_in_turn_are_all_started_by_a_template_although_only_one_is_kept() {
 fn many_pools_at_once_are_all_answered_the_first_by_templates_and_the_rest_cold() {
     let mut rig = Rig::new();
     keep(&rig, 4);
-    let names = pools(&rig, 24);
+    // Starts that are cold take as long there as an impatient client waits.
+    let names = pools(&rig, if rig::patience() > 1 { 10 } else { 24 });
     rig.serve();
     stocked(&rig, 4);
     let gun = Barrier::new(names.len());
@@ -101,7 +104,7 @@ fn many_pools_at_once_are_all_answered_the_first_by_templates_and_the_rest_cold(
             other => panic!("{name} was started by {other:?}"),
         }
     }
-    assert!((4..names.len()).contains(&uids.len()), "{} of 24 by a template\n{}", uids.len(), rig.log());
+    assert!((4..names.len()).contains(&uids.len()), "{uids:?} by a template\n{}", rig.log());
     // When it is quiet again there are as many as before.
     stocked(&rig, 4);
     end(rig);

@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::time::Duration;
 
-use rig::templates::{keep, started_by, stocked, waiting};
+use rig::templates::{keep, keep_as_usual, started_by, stocked, waiting};
 use rig::{OTHER, Rig, TENANT, wait_for};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -289,4 +289,51 @@ fn the_next_howdah_takes_over_what_was_bound_and_ends_what_waits() {
     });
     assert_eq!(rig.end(), 0);
     assert!(!rig.cgroup().exists() && !rig.path("run/templates").exists(), "something is left behind");
+}
+
+/// A database by its socket: tells each client by which uid it knows it.
+fn database(rig: &Rig) {
+    use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+    use std::io::Write;
+    let directory = rig.path("mysqld");
+    fs::create_dir(&directory).unwrap();
+    let socket = directory.join("mysqld.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).unwrap();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let mut client = client.unwrap();
+            let uid = getsockopt(&client, PeerCredentials).unwrap().uid();
+            let _ = write!(client, "{uid}");
+        }
+    });
+}
+
+#[test]
+fn a_pool_that_sees_a_database_is_launched_cold_unless_its_file_says_otherwise() {
+    let mut rig = Rig::new();
+    database(&rig);
+    keep_as_usual(&rig, 1);
+    let ask = "<?php echo stream_get_contents(fsockopen('unix:///run/mysqld/mysqld.sock'));";
+    let mount = format!("[[mount]]\nsource = {:?}\ntarget = \"/run/mysqld\"\n{SHORT}", rig.path("mysqld"));
+    for (name, more) in [("blog", ""), ("shop", "[start]\ntemplate = true\n")] {
+        rig.site(name, "index.php", ask, TENANT);
+        rig.pool(name, &format!("{mount}\n{more}"));
+    }
+    rig.site("never", "index.php", "<?php echo 1;", TENANT);
+    rig.pool("never", &format!("{SHORT}\n[start]\ntemplate = false\n"));
+    rig.serve();
+    stocked(&rig, 1);
+    assert_eq!(rig.text("blog", "/index.php"), TENANT.1.to_string(), "it knows the account");
+    assert_eq!(started_by(&rig, "blog"), "cold launch");
+    let why = rig.record("blog").last_start_not_by_template.unwrap();
+    assert!(why.contains("[start] template = true if it logs in with a password"), "{why}");
+    assert_eq!(rig.text("never", "/index.php"), "1");
+    assert_eq!(started_by(&rig, "never"), "cold launch");
+    let why = rig.record("never").last_start_not_by_template.unwrap();
+    assert_eq!(why, "its file says [start] template = false");
+    stocked(&rig, 1);
+    let uid: u32 = rig.text("shop", "/index.php").parse().unwrap();
+    assert_eq!(started_by(&rig, "shop"), "template");
+    assert!(uid >= 0x7000_0000, "it knows the sandbox's {uid}");
 }

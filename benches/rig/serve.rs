@@ -82,7 +82,9 @@ impl Serve {
         let state = dir.join("state");
         fs::write(
             dir.join("howdah.toml"),
-            format!("[serve]\nstate_dir = {state:?}\ntemplates = {templates}\n"),
+            format!(
+                "[serve]\nstate_dir = {state:?}\ntemplates = {templates}\n[defaults.start]\ntemplate = true\n"
+            ),
         )?;
         let notify = dir.join("notify.sock");
         let notified = UnixDatagram::bind(&notify).during("bind the notify socket")?;

@@ -133,7 +133,7 @@ fn explained(pool: &Pool, prepared: Option<&Prepared>, howdah: Option<&Path>, mu
     told.weakened = tcp_listener::weakened(pool, profile);
     told.stricter = profile.stricter();
     told.network = spec::network(pool, profile).to_string();
-    told.always_cold = templates::always_cold(prepared);
+    told.always_cold = templates::always_cold(pool, prepared);
     if told.always_cold.is_none() {
         told.class = templates::class_name(prepared, pool.listen.len());
     }

@@ -49,6 +49,7 @@ pub(super) struct Draft {
     pub(super) php: Php,
     pub(super) timeout: Option<Duration>,
     pub(super) on_failure: Option<OnFailure>,
+    pub(super) template: Option<bool>,
 }
 
 impl Draft {
@@ -61,7 +62,7 @@ impl Draft {
     ) -> Result<Self, ConfigError> {
         let RawSocket { owner, group, mode, backlog } = raw.socket.0;
         let RawIdle { freeze, stop } = raw.idle.0;
-        let RawStart { timeout, on_failure } = raw.start.0;
+        let RawStart { timeout, on_failure, template } = raw.start.0;
         let (listen, listen_lines) = addresses(raw.listen, source)?;
         let access_log = raw.fpm.access_log;
         Ok(Self {
@@ -85,6 +86,7 @@ impl Draft {
             php: php(raw.php.0, source)?,
             timeout: timeout.map(|Wait(span)| span),
             on_failure,
+            template,
         })
     }
 }

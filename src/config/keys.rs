@@ -53,7 +53,7 @@ pub(super) const POOL: &[(&str, &[&str])] = &[
     ("network", &["mode", "allow", "dns", "connect", "bind", "sockets"]),
     ("fpm", &["binary", "config", "access_log", "env"]),
     ("php", &["extensions", "value", "flag", "admin_value", "admin_flag"]),
-    ("start", &["timeout", "on_failure"]),
+    ("start", &["timeout", "on_failure", "template"]),
 ];
 
 /// The tables of `howdah.toml` beside those below `[defaults]`.

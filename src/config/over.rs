@@ -56,6 +56,7 @@ impl Draft {
             start: Start {
                 timeout: self.timeout.or(under.timeout).unwrap_or(Duration::from_secs(10)),
                 on_failure: self.on_failure.or(under.on_failure).unwrap_or(OnFailure::Answer503),
+                template: self.template.or(under.template),
             },
         })
     }

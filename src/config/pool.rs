@@ -284,6 +284,9 @@ pub struct Start {
     pub timeout: Duration,
     /// `on_failure`, default `"503"`.
     pub on_failure: OnFailure,
+    /// `template`: whether it may begin as a sandbox with a uid of its own on the host; `None`:
+    /// where no database that it reaches can tell the difference.
+    pub template: Option<bool>,
 }
 
 /// What a connection gets while its pool is in backoff.

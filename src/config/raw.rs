@@ -144,6 +144,7 @@ pub(super) struct RawPhp {
 pub(super) struct RawStart {
     pub(super) timeout: Option<Wait>,
     pub(super) on_failure: Option<OnFailure>,
+    pub(super) template: Option<bool>,
 }
 
 /// `[fpm]`: four keys of howdah's; the others are for the table of

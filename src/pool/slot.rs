@@ -245,7 +245,7 @@ impl Slot {
         let sockets: Vec<_> = self.listeners.iter().map(AsFd::as_fd).collect();
         let number = self.record.generation;
         if self.cold.is_none() {
-            let always = templates::always_cold(prepared).map(str::to_owned);
+            let always = templates::always_cold(&self.pool, prepared).map(str::to_owned);
             self.cold = always.or_else(|| self.unfit.clone());
         }
         // One that has failed this start is not followed by another: who waits has waited.

@@ -7,8 +7,17 @@ use super::{Rig, wait_for};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Has the next howdah of `rig` keep `count` templates of each class.
+/// Has the next howdah of `rig` keep `count` templates of each class, and start every pool by one
+/// that can be, also where a database is installed.
 pub fn keep(rig: &Rig, count: u32) {
+    keep_as_usual(rig, count);
+    let text = fs::read_to_string(rig.path("howdah.toml")).unwrap();
+    let start = "[defaults.start]\n";
+    rig.write("howdah.toml", &text.replace(start, &format!("{start}template = true\n")));
+}
+
+/// The same, and which pools start by one is left to howdah.
+pub fn keep_as_usual(rig: &Rig, count: u32) {
     rig.configure("5s");
     let text = fs::read_to_string(rig.path("howdah.toml")).unwrap();
     let (before, behind) = text.split_once("templates = ").unwrap();

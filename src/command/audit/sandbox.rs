@@ -66,7 +66,7 @@ pub(super) fn attack(bench: &mut Bench<'_>, pool: &Pool, start: Start) -> Result
     listeners.iter_mut().for_each(Listener::remember);
     let mut prepared =
         bench.workshop.prepare(pool, listeners.len(), &bench.places).map_err(|error| failed(&error))?;
-    let always_cold = always_cold(&prepared);
+    let always_cold = always_cold(pool, &prepared);
     if let (Start::Template, Some(why)) = (start, always_cold) {
         return Err(failed(&format!("it always starts cold: {why}")));
     }

@@ -117,6 +117,7 @@ html_errors = false
 [start]
 timeout = "500ms"
 on_failure = "hold"
+template = true
 "#,
     )
     .unwrap();
@@ -154,6 +155,7 @@ on_failure = "hold"
     assert_eq!(pool.php.extensions, Some(vec!["mbstring".into(), "pdo_mysql".into()]));
     assert_eq!((pool.php.value["precision"].as_str(), pool.php.flag["display_errors"]), ("14", false));
     assert_eq!((pool.php.admin_value["html_errors"].as_str(), pool.start.on_failure), ("0", OnFailure::Hold));
+    assert_eq!(pool.start.template, Some(true));
 }
 
 #[test]

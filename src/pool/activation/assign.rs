@@ -184,7 +184,11 @@ mod tests {
             sockets: Vec::new(),
             fpm: Fpm::default(),
             php: Php::default(),
-            start: Start { timeout: Duration::from_secs(10), on_failure: OnFailure::Answer503 },
+            start: Start {
+                timeout: Duration::from_secs(10),
+                on_failure: OnFailure::Answer503,
+                template: None,
+            },
         }
     }
 

@@ -244,7 +244,7 @@ impl Supervisor {
             // What is wrong with it will be told when it starts.
             let made = slot.prepare(&mut self.workshop, &self.settings.places, self.base.as_ref());
             if let (Ok(_), Some(prepared)) = (made, slot.prepared()) {
-                if templates::always_cold(prepared).is_none() {
+                if templates::always_cold(&slot.pool, prepared).is_none() {
                     templates.learn(prepared, slot.listeners.len());
                 }
             }

@@ -13,15 +13,17 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
+use oci_spec::runtime::Mount;
 
 use super::standing::Standing;
+use crate::config::network::Service;
 use crate::config::pool::{Access, Pool};
 use crate::config::profile::{MountKind, Namespace, Profile};
 use crate::image;
 use crate::pool::prepare::{CONF, Prepared};
 use crate::sandbox::landlock::Use;
 use crate::sandbox::step::{Step, StepError};
-use crate::spec::class;
+use crate::spec::{self, class};
 
 /// What the templates of one class are made of.
 pub(super) struct Model {
@@ -56,9 +58,12 @@ pub(super) fn class_of(prepared: &Prepared, listeners: usize) -> Rc<str> {
     Rc::clone(prepared.class.get_or_init(make))
 }
 
-/// Why a pool for which this was prepared is always launched cold; `None`: it need not be.
-pub fn always_cold(prepared: &Prepared) -> Option<&'static str> {
+/// Why `pool` is always launched cold; `None`: it need not be.
+pub fn always_cold(pool: &Pool, prepared: &Prepared) -> Option<&'static str> {
     let profile = &prepared.profile;
+    if pool.start.template == Some(false) {
+        return Some("its file says [start] template = false");
+    }
     let needed = [Namespace::User, Namespace::Mount, Namespace::Pid, Namespace::Uts];
     if needed.iter().any(|kind| !profile.namespaces.contains(kind)) {
         return Some("its profile leaves out a namespace that a template needs");
@@ -66,7 +71,23 @@ pub fn always_cold(prepared: &Prepared) -> Option<&'static str> {
     if prepared.files.iter().any(|(name, text)| name == CONF && names_other_events(text)) {
         return Some("its php-fpm configuration sets events.mechanism, and a template needs epoll");
     }
+    if pool.start.template.is_none() && sees_database(prepared) {
+        return Some(
+            "it sees the socket of a database, which may know it by its uid (SO_PEERCRED): \
+             [start] template = true if it logs in with a password",
+        );
+    }
     None
+}
+
+/// Whether the directory is mounted in which a database has its socket: one that lets an account in
+/// by the uid of its process would find that of a sandbox there.
+fn sees_database(prepared: &Prepared) -> bool {
+    let (_, own) = spec::mounts_of(&prepared.spec);
+    let ends = |mount: &'_ Mount| [mount.source().clone(), Some(mount.destination().clone())];
+    let mut paths = own.iter().flat_map(ends).flatten();
+    let is_around = |path: &Path, socket: &Path| path.starts_with(socket) || socket.starts_with(path);
+    paths.any(|path| Service::DATABASES.iter().any(|one| is_around(&path, one.directory())))
 }
 
 /// Whether php-fpm is told to wait for events otherwise than by epoll, which it takes by itself where
