@@ -235,9 +235,12 @@ impl Supervisor {
         let mut seen = std::collections::HashSet::new();
         for slot in self.slots.iter_mut().flatten() {
             // Most of what makes a class, without the work of preparing ten thousand pools.
-            let Pool { fpm, profile, php, limits, image, .. } = &slot.pool;
+            let Pool { fpm, profile, php, limits, image, network, start, .. } = &slot.pool;
             let sizes = (limits.tmp, limits.run, limits.shm);
-            let key = format!("{:?}", (&fpm.binary, profile, &php.extensions, sizes, slot.listeners.len()));
+            // Of its rules only what Landlock holds.
+            let network = network.as_ref().map(|network| (network.mode(), network.ports()));
+            let more = (network, start.template, slot.listeners.len());
+            let key = format!("{:?}", (&fpm.binary, profile, &php.extensions, sizes, more));
             if *image != ImageRef::Host || !seen.insert(key) {
                 continue;
             }
