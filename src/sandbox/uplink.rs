@@ -112,17 +112,34 @@ fn become_carrier(
     child::reset_signals()?;
     nix::unistd::setsid().at(Step::StartSession, "")?;
     sys::join_session_keyring().at(Step::JoinKeyring, "")?;
-    // 2. The rules before the way: there must be no moment with the one and without the other.
+    // 2. What is howdah's goes now, not at execve: the filter's program may take its time, and a
+    //    howdah that dies meanwhile must not have its sockets and its lock live on here.
+    close_all_but(&[net.net.as_fd(), net.owner.as_fd(), rules, namespace, ready, messages])?;
+    // 3. The rules before the way: there must be no moment with the one and without the other.
     filter(net, programs, rules, messages)?;
-    // 3. Groups while we are root; then the account, with capabilities over its own
+    // 4. Groups while we are root; then the account, with capabilities over its own
     //    user namespace and the network in it, and over nothing else.
     nix::unistd::setgroups(&[]).at(Step::TakeIdentity, "(groups)")?;
     setns(net.owner.as_fd(), CloneFlags::CLONE_NEWUSER).at(Step::TakeIdentity, "(the network's owner)")?;
     let (gid, uid) = (Gid::from_raw(0), Uid::from_raw(0));
     nix::unistd::setresgid(gid, gid, gid).at(Step::TakeIdentity, "(the network's owner)")?;
     nix::unistd::setresuid(uid, uid, uid).at(Step::TakeIdentity, "(the network's owner)")?;
-    // 4. Descriptors last: newer pastas close all above 2, so that the namespace must be one of these.
+    // 5. Descriptors last: newer pastas close all above 2, so that the namespace must be one of these.
     execute(&programs.carrier, [namespace, ready, messages])
+}
+
+/// Closes every descriptor but these.
+fn close_all_but(kept: &[BorrowedFd<'_>]) -> Result<(), StepError> {
+    let mut numbers: Vec<u32> = kept.iter().map(|fd| fd.as_raw_fd().unsigned_abs()).collect();
+    numbers.sort_unstable();
+    let mut from = 0;
+    for number in numbers {
+        if number > from {
+            sys::close_range(from, number - 1, false).at(Step::ArrangeDescriptors, "(of the way out)")?;
+        }
+        from = number + 1;
+    }
+    sys::close_range(from, u32::MAX, false).at(Step::ArrangeDescriptors, "(of the way out)")
 }
 
 /// Runs the filter's program inside the network namespace, to its end.
