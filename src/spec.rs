@@ -51,6 +51,8 @@ pub const DEMANDED_LIMITS: &str = "howdah.demanded-limits";
 /// The rlimits that the pool file asks for, by OCI's names: one above howdah's
 /// own hard limit needs CAP_SYS_RESOURCE; any other is lowered to it.
 pub const DEMANDED_RLIMITS: &str = "howdah.demanded-rlimits";
+/// The mode of its network: "none", "outbound" or "host".
+pub const NETWORK: &str = "howdah.network";
 /// Where the pool listens, separated by spaces.
 pub const LISTEN: &str = "howdah.listen";
 
@@ -91,6 +93,7 @@ pub fn build(input: &Input<'_>) -> Result<Spec, OciSpecError> {
         (IMAGE.to_owned(), input.image.display().to_string()),
         (EXECVE.to_owned(), input.profile.execve.as_str().to_owned()),
         (CLOSE_DESCRIPTORS.to_owned(), on_off(input.profile.close_descriptors)),
+        (NETWORK.to_owned(), network(pool, input.profile).mode().to_owned()),
         (DEMANDED_LIMITS.to_owned(), demanded(&pool.limits).join(" ")),
         (DEMANDED_RLIMITS.to_owned(), demanded_rlimits(&pool.limits)),
         (LISTEN.to_owned(), pool.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")),

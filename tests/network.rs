@@ -9,8 +9,69 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rig::templates::{keep, started_by, stocked};
 use rig::world::{World, processes_named, wait_gone};
 use rig::{Rig, TENANT, wait_for};
+
+/// What a pool starts by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    Cold,
+    Template,
+}
+
+impl Start {
+    /// A rig whose pools start so.
+    fn rig(self) -> Rig {
+        let rig = Rig::new();
+        keep(&rig, u32::from(self == Self::Template));
+        rig
+    }
+
+    /// Waits until there is a template of each of `classes` classes, where pools start by one.
+    fn prepare(self, rig: &Rig, classes: usize) {
+        if self == Self::Template {
+            stocked(rig, classes);
+        }
+    }
+
+    /// Serves in `world`, and waits for the templates.
+    fn serve(self, rig: &mut Rig, world: &World, classes: usize) {
+        world.serve(rig);
+        self.prepare(rig, classes);
+    }
+
+    /// That is what `pool` has started by.
+    fn assert(self, rig: &Rig, pool: &str) {
+        let by = if self == Self::Template { "template" } else { "cold launch" };
+        assert_eq!(started_by(rig, pool), by, "{pool}: {}", rig.log());
+    }
+}
+
+/// Tests of pools that are launched cold and of the same that start by a template.
+macro_rules! by_both_ways {
+    ($($name:ident)*) => {
+        mod cold {
+            $(#[test] fn $name() { super::$name(super::Start::Cold) })*
+        }
+        mod template {
+            $(#[test] fn $name() { super::$name(super::Start::Template) })*
+        }
+    };
+}
+
+by_both_ways! {
+    outbound_reaches_the_world_from_the_first_request_on
+    outbound_reaches_nothing_of_the_host_nor_what_is_not_the_internet
+    an_address_that_the_host_gets_later_is_out_of_reach_too
+    nobody_comes_in_to_a_pool_with_outbound
+    a_list_allows_what_it_names_and_nothing_else
+    the_filter_and_the_routes_are_out_of_the_tenant_s_hands
+    pasta_lives_and_dies_with_its_generation
+    a_pool_whose_pasta_dies_says_so_and_starts_anew
+    the_next_howdah_finds_pasta_and_replaces_a_generation_that_has_lost_it
+    without_what_it_needs_outbound_does_not_start
+}
 
 /// PHP: what a web server at an address and port says, or why it was not reached.
 const GET: &str = "function get($address, $timeout = 3) {
@@ -40,19 +101,19 @@ fn cgroup_of(rig: &Rig, pool: &str) -> PathBuf {
 }
 
 /// A pool `blog` with a way out, which has been there.
-fn online() -> (Rig, World) {
-    let mut rig = Rig::new();
+fn online(start: Start) -> (Rig, World) {
+    let mut rig = start.rig();
     let world = World::new(&rig);
     rig.inside("blog", TENANT, OUTBOUND);
-    world.serve(&mut rig);
+    start.serve(&mut rig, &world, 1);
     assert_eq!(get(&rig, "blog", "203.0.113.1:80"), "world");
+    start.assert(&rig, "blog");
     (rig, world)
 }
 
-#[test]
-fn outbound_reaches_the_world_from_the_first_request_on() {
+fn outbound_reaches_the_world_from_the_first_request_on(start: Start) {
     // The very first thing that the pool does.
-    let (rig, _world) = online();
+    let (rig, _world) = online(start);
     assert_eq!(get(&rig, "blog", "[2001:db8:2::1]:80"), "world");
     let names = "echo gethostbyname('www.example.org'), ' ', dns_get_record('www.example.org', DNS_A)[0]['ip'] ?? 'none';";
     assert_eq!(rig.php("blog", names), "203.0.113.1 203.0.113.1");
@@ -62,12 +123,13 @@ fn outbound_reaches_the_world_from_the_first_request_on() {
     let ps = rig.ps("blog");
     assert_eq!(ps["network"], "outbound: the Internet; DNS");
     let steps = ps["last_start_steps_ms"].to_string();
-    assert!(steps.contains("network, beside the walls"), "{steps}");
+    let beside =
+        if start == Start::Template { "network, beside the bind" } else { "network, beside the walls" };
+    assert!(steps.contains(beside), "{steps}");
 }
 
-#[test]
-fn outbound_reaches_nothing_of_the_host_nor_what_is_not_the_internet() {
-    let mut rig = Rig::new();
+fn outbound_reaches_nothing_of_the_host_nor_what_is_not_the_internet(start: Start) {
+    let mut rig = start.rig();
     let world = World::new(&rig);
     rig.inside("blog", TENANT, OUTBOUND);
     rig.inside("control", TENANT, HOST);
@@ -80,8 +142,9 @@ fn outbound_reaches_nothing_of_the_host_nor_what_is_not_the_internet() {
         &format!("listen = [{socket:?}, \"198.51.100.2:9001\", \"127.0.0.1:9002\"]\n{rest}"),
     );
     rig.let_listen_on_tcp("neighbour");
-    world.serve(&mut rig);
+    start.serve(&mut rig, &world, 3);
     assert_eq!(get(&rig, "blog", "203.0.113.1:80"), "world");
+    start.assert(&rig, "blog");
     for (address, says) in [
         ("127.0.0.1:8080", "loopback"),
         ("198.51.100.2:81", "host"),
@@ -119,14 +182,14 @@ fn outbound_reaches_nothing_of_the_host_nor_what_is_not_the_internet() {
     assert_eq!((ask("blog", "127.0.0.53"), ask("blog", "192.0.0.1")), ("0".to_owned(), "0".to_owned()));
 }
 
-#[test]
-fn an_address_that_the_host_gets_later_is_out_of_reach_too() {
-    let mut rig = Rig::new();
+fn an_address_that_the_host_gets_later_is_out_of_reach_too(start: Start) {
+    let mut rig = start.rig();
     let world = World::new(&rig);
     rig.inside("blog", TENANT, OUTBOUND);
     rig.inside("control", TENANT, HOST);
-    world.serve(&mut rig);
+    start.serve(&mut rig, &world, 2);
     assert_eq!(get(&rig, "blog", "203.0.113.1:80"), "world");
+    start.assert(&rig, "blog");
     world.run("ip addr add 192.0.2.99/32 dev lo");
     rig.wait_log("rules name the host's addresses anew");
     assert_eq!(get(&rig, "control", "192.0.2.99:81"), "host");
@@ -142,19 +205,19 @@ fn an_address_that_the_host_gets_later_is_out_of_reach_too() {
     assert_eq!(rig.ps("blog")["generation"], 1);
 }
 
-#[test]
-fn nobody_comes_in_to_a_pool_with_outbound() {
-    let mut rig = Rig::new();
+fn nobody_comes_in_to_a_pool_with_outbound(start: Start) {
+    let mut rig = start.rig();
     let world = World::new(&rig);
     for (pool, network) in [("blog", OUTBOUND), ("control", HOST)] {
         rig.inside(pool, TENANT, network);
     }
-    world.serve(&mut rig);
+    start.serve(&mut rig, &world, 2);
     for (pool, port, wanted) in [("blog", 7001, false), ("control", 7002, true)] {
         let listen = format!(
             "$s = stream_socket_server('tcp://0.0.0.0:{port}'); echo $s ? 'y' : 'n'; flush(); fastcgi_finish_request(); sleep(12);"
         );
         assert_eq!(rig.php(pool, &listen), "y");
+        start.assert(&rig, pool);
         let came = format!(
             "timeout 5 bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}' || timeout 5 bash -c 'exec 3<>/dev/tcp/198.51.100.2/{port}'"
         );
@@ -168,14 +231,14 @@ fn nobody_comes_in_to_a_pool_with_outbound() {
     }
 }
 
-#[test]
-fn a_list_allows_what_it_names_and_nothing_else() {
-    let mut rig = Rig::new();
+fn a_list_allows_what_it_names_and_nothing_else(start: Start) {
+    let mut rig = start.rig();
     let world = World::new(&rig);
     rig.inside("list", TENANT, "[network]\nmode = \"outbound\"\nallow = [\"203.0.113.1:80\", \"10.1.1.1\", \"[2001:db8:2::]/48:80\"]\ndns = false");
     rig.inside("port", TENANT, "[network]\nmode = \"outbound\"\nallow = [\"*:80\"]");
     rig.inside("control", TENANT, OUTBOUND);
-    world.serve(&mut rig);
+    // "port" and "control" differ in what Landlock holds, "list" and "control" in the packet filter only.
+    start.serve(&mut rig, &world, 2);
     for (address, list, port, control) in [
         ("203.0.113.1:80", true, true, true),
         ("203.0.113.1:8443", false, false, true),
@@ -187,6 +250,8 @@ fn a_list_allows_what_it_names_and_nothing_else() {
         for (pool, wanted) in [("list", list), ("port", port), ("control", control)] {
             let said = get(&rig, pool, address);
             assert_eq!(said.starts_with("world"), wanted, "{pool} {address}: {said}");
+            start.assert(&rig, pool);
+            start.prepare(&rig, 2);
         }
     }
     let name = "echo gethostbyname('www.example.org');";
@@ -195,14 +260,14 @@ fn a_list_allows_what_it_names_and_nothing_else() {
     assert_eq!(rig.ps("list")["network"], "outbound: 203.0.113.1:80, 10.1.1.1, [2001:db8:2::]/48:80; no DNS");
 }
 
-#[test]
-fn the_filter_and_the_routes_are_out_of_the_tenant_s_hands() {
-    let mut rig = Rig::new();
+fn the_filter_and_the_routes_are_out_of_the_tenant_s_hands(start: Start) {
+    let mut rig = start.rig();
     let world = World::new(&rig);
     // Without seccomp and with both capabilities: what is left is who owns the network.
     rig.inside_without("blog", "seccomp = \"off\"\nno_new_privs = false\ncapabilities = [\"CAP_NET_ADMIN\", \"CAP_NET_RAW\", \"CAP_SYS_ADMIN\"]", OUTBOUND);
-    world.serve(&mut rig);
+    start.serve(&mut rig, &world, 1);
     assert_eq!(get(&rig, "blog", "203.0.113.1:80"), "world");
+    start.assert(&rig, "blog");
     assert_refused(&rig, "blog", "169.254.169.254:80");
     for script in [
         "ip route add 169.254.169.254 via 192.0.0.1",
@@ -229,14 +294,15 @@ fn the_filter_and_the_routes_are_out_of_the_tenant_s_hands() {
     assert_eq!(get(&rig, "blog", "169.254.169.254:80"), "world");
 }
 
-#[test]
-fn pasta_lives_and_dies_with_its_generation() {
-    let mut rig = Rig::new();
+fn pasta_lives_and_dies_with_its_generation(start: Start) {
+    let mut rig = start.rig();
     let world = World::new(&rig);
     rig.inside("blog", TENANT, &format!("{OUTBOUND}\n[idle]\nstop = \"400ms\""));
     world.serve(&mut rig);
     for _ in 0..2 {
+        start.prepare(&rig, 1);
         assert_eq!(get(&rig, "blog", "203.0.113.1:80"), "world");
+        start.assert(&rig, "blog");
         let cgroup = cgroup_of(&rig, "blog");
         let pastas = processes_named(&cgroup, "passt");
         assert_eq!(pastas.len(), 1, "{pastas:?}");
@@ -249,9 +315,8 @@ fn pasta_lives_and_dies_with_its_generation() {
     assert_eq!(rig.end(), 0);
 }
 
-#[test]
-fn a_pool_whose_pasta_dies_says_so_and_starts_anew() {
-    let (mut rig, _world) = online();
+fn a_pool_whose_pasta_dies_says_so_and_starts_anew(start: Start) {
+    let (mut rig, _world) = online(start);
     let pasta = processes_named(&cgroup_of(&rig, "blog"), "passt")[0];
     kill(Pid::from_raw(pasta), Signal::SIGKILL).unwrap();
     rig.wait_log("its network is lost: pasta:");
@@ -261,9 +326,8 @@ fn a_pool_whose_pasta_dies_says_so_and_starts_anew() {
     assert_eq!(rig.ps("blog")["generation"], 2);
 }
 
-#[test]
-fn the_next_howdah_finds_pasta_and_replaces_a_generation_that_has_lost_it() {
-    let (mut rig, world) = online();
+fn the_next_howdah_finds_pasta_and_replaces_a_generation_that_has_lost_it(start: Start) {
+    let (mut rig, world) = online(start);
     let pasta = processes_named(&cgroup_of(&rig, "blog"), "passt")[0];
     rig.crash();
     assert_eq!(get(&rig, "blog", "203.0.113.1:80"), "world");
@@ -283,8 +347,7 @@ fn the_next_howdah_finds_pasta_and_replaces_a_generation_that_has_lost_it() {
     assert_eq!(rig.end(), 0);
 }
 
-#[test]
-fn without_what_it_needs_outbound_does_not_start() {
+fn without_what_it_needs_outbound_does_not_start(start: Start) {
     for (breaking, wanted) in [
         ("ip route del default; ip -6 route del default", "needs a default route, and this host has none"),
         ("mount --bind /dev/null \"$(readlink -f /usr/sbin/nft)\"", "needs nft, which is not in"),
@@ -293,11 +356,11 @@ fn without_what_it_needs_outbound_does_not_start() {
         ("mount --bind \"$(readlink -f /bin/false)\" \"$(readlink -f /usr/bin/pasta)\"", "no network: "),
         ("chmod 600 /dev/net/tun", "/dev/net/tun, which not every account may open: chmod 666 /dev/net/tun"),
     ] {
-        let mut rig = Rig::new();
+        let mut rig = start.rig();
         let world = World::new(&rig);
         rig.inside("blog", TENANT, OUTBOUND);
         world.run(breaking);
-        world.serve(&mut rig);
+        start.serve(&mut rig, &world, 1);
         assert_eq!(rig.try_get("blog", "/do.php").unwrap().status, 503, "{breaking}");
         let line = rig.wait_log("[blog.1]");
         assert!(line.contains(wanted), "{breaking}: {line}");

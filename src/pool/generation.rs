@@ -22,7 +22,7 @@ use crate::config::pool::{Network, Pool};
 use crate::fpm::log::{Line, Lines, classify, reason};
 use crate::sandbox::cgroup::{Base, Cgroup, CgroupError};
 use crate::sandbox::step::{Step, StepError};
-use crate::sandbox::uplink::{Net, Uplink};
+use crate::sandbox::uplink::{Programs, Unclaimed, Uplink};
 use crate::sandbox::visit::Home;
 use crate::sandbox::{self, Launched, Plan, SpareNetwork};
 use crate::spec;
@@ -164,22 +164,26 @@ impl Generation {
         Ok(Self { uplink, phases, ..Self::new(number, began, (process, log), freezer) })
     }
 
-    /// Makes `waiting` the generation of `pool`, with `listeners` as its sockets.
+    /// Makes `waiting` the generation of `pool`, with `listeners` as its sockets and `programs` as what
+    /// makes its way out, if it is to have one ([`outbound::programs_of`]).
     ///
     /// # Errors
     /// The step that failed, of a template that is gone then: `pool` can be launched cold.
     pub fn from_template(
-        pool: &Pool,
+        (pool, number): (&Pool, u64),
         prepared: &Prepared,
         listeners: &[BorrowedFd<'_>],
-        number: u64,
+        programs: Option<&Programs>,
         base: Option<&Base>,
         mut waiting: Waiting,
         home: &Home,
     ) -> Result<Self, LaunchError> {
         let began = Instant::now();
         let mut phases = Phases::default();
+        let mut uplink = None;
         let mut bind = || {
+            // First of all: it takes longer than the rest, and is made meanwhile.
+            uplink = programs.map(|programs| waiting.connect(pool, programs)).transpose()?;
             if let Some(base) = base {
                 let demanded = spec::demanded(&pool.limits);
                 let limits = spec::limits_of(&prepared.spec);
@@ -194,13 +198,14 @@ impl Generation {
             Ok(())
         };
         if let Err(error) = bind() {
+            uplink.iter().for_each(Uplink::end);
             waiting.end();
             return Err(error);
         }
         let Waiting { template, log, cgroup, lodging, .. } = waiting;
         let freezer = Freezer::Cgroup(cgroup);
         let made = Self::new(number, began, (template.into_process(), log), freezer);
-        Ok(Self { phases, lodging: Some(lodging), ..made })
+        Ok(Self { uplink, phases, lodging: Some(lodging), ..made })
     }
 
     /// One that serves nobody yet.
@@ -382,9 +387,10 @@ fn connect<'a>(
     };
     let stock = stock.ok_or(OutboundError::NotRoot)?;
     let programs = outbound::programs(outbound)?;
-    let net = Net::new(pool.user.uid, pool.user.gid)?;
-    let own = net.namespace().and_then(|namespace| stock.of(namespace));
+    let net = Unclaimed::new()?;
+    let own = stock.of(net.namespace());
     let own = own.map_err(|errno| StepError::new(Step::Clone, "(the network with a way out)", errno))?;
+    let net = net.belong_to(pool.user.uid, pool.user.gid)?;
     Ok((Some(net.serve(&programs, cgroup)?), Stock::Own(own)))
 }
 

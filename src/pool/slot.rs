@@ -12,6 +12,7 @@ use super::budget::Budget;
 use super::generation::{Generation, LaunchError};
 use super::limits::{Bucket, Tally};
 use super::machine::{Machine, Timing};
+use super::outbound;
 use super::prepare::{Places, PrepareError, Prepared, Question, Workshop};
 
 use super::quiesce::{self, Activity, Door};
@@ -249,11 +250,19 @@ impl Slot {
         }
         // One that has failed this start is not followed by another: who waits has waited.
         if let (Some(templates), None) = (templates, &self.cold) {
+            // What a way out lacks on this host, a cold launch lacks as well: no template is spent on that.
+            let programs = outbound::programs_of(&self.pool, &prepared.profile).map_err(LaunchError::from)?;
             match templates.take(prepared, sockets.len()) {
                 Ok(waiting) => {
                     let home = &templates.home;
                     let bound = Generation::from_template(
-                        &self.pool, prepared, &sockets, number, base, waiting, home,
+                        (&self.pool, number),
+                        prepared,
+                        &sockets,
+                        programs.as_ref(),
+                        base,
+                        waiting,
+                        home,
                     );
                     match bound {
                         Ok(generation) => {

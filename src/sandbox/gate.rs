@@ -74,6 +74,8 @@ pub struct Gate {
     listener: Option<OwnedFd>,
     expected: VecDeque<i64>,
     gift: Option<Gift>,
+    /// Whether the child does not get it yet.
+    withholds: bool,
 }
 
 /// Descriptors that the child gets at its epoll_create(2), and the number of the first.
@@ -97,12 +99,37 @@ impl Gate {
         let ready = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         ready.add(&ours, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
         let expected = waiting.expected.iter().copied().collect();
-        Ok((Self { ready, channel: Some(ours), listener: None, expected, gift: None }, theirs))
+        Ok((
+            Self { ready, channel: Some(ours), listener: None, expected, gift: None, withholds: false },
+            theirs,
+        ))
     }
 
     /// What the child gets when it asks: these at `first` and on, in place of what it has there.
     pub(super) fn give(&mut self, first: u32, descriptors: Vec<OwnedFd>) {
         self.gift = Some(Gift { first, descriptors });
+    }
+
+    /// Has the child wait with its call for [`Gate::hand_over`].
+    pub(super) fn withhold(&mut self) -> nix::Result<()> {
+        // Readable for as long as the child waits, it would keep awake whoever watches the gate.
+        self.listener.iter().try_for_each(|listener| self.ready.delete(listener))?;
+        self.withholds = true;
+        Ok(())
+    }
+
+    /// The child may have its descriptors, if they were withheld.
+    pub(super) fn hand_over(&mut self) -> nix::Result<()> {
+        if std::mem::take(&mut self.withholds) {
+            let event = || EpollEvent::new(EpollFlags::EPOLLIN, 0);
+            self.listener.iter().try_for_each(|listener| self.ready.add(listener, event()))?;
+        }
+        Ok(())
+    }
+
+    /// Whether the child is to wait although all is there that it asks for.
+    pub fn withholds(&self) -> bool {
+        self.withholds
     }
 
     /// Whether only the call is to come at which the child gets its descriptors.
@@ -128,7 +155,8 @@ impl Gate {
             // Closed, and by that out of the epoll.
             self.channel = None;
         }
-        while let Some(listener) = self.listener.as_ref().filter(|listener| is_readable(listener.as_fd())) {
+        let asks = |listener: &&OwnedFd| !self.withholds && is_readable(listener.as_fd());
+        while let Some(listener) = self.listener.as_ref().filter(asks) {
             let call = sys::notification(listener.as_fd()).at(Step::AwaitCalls, "")?;
             let words = || seccomp::name(call.number as u32).unwrap_or("an unknown call");
             if call.pid != pid || Some(&i64::from(call.number)) != self.expected.front() {

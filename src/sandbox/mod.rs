@@ -9,6 +9,7 @@ mod borrowed;
 pub mod cgroup;
 mod child;
 pub mod gate;
+mod keeper;
 pub mod landlock;
 pub mod mounts;
 pub mod network;
@@ -89,7 +90,7 @@ pub fn launch(
     // Over the one in stock, which is of howdah's user namespace, the child has no right to set anything.
     let any = wanted & NETWORK != 0 && !plan.prepare.sysctls.of_network;
     let entered = any && stock.as_mut().is_some_and(|stock| stock.enter());
-    if plan.release.awaits_network && !entered {
+    if plan.prepare.given_network && !entered {
         let object = "(the network with a way out cannot be entered)";
         return Err(StepError::new(Step::Clone, object, Errno::EPERM));
     }
@@ -164,11 +165,12 @@ impl Launched {
         Ok(())
     }
 
-    /// Lets a program that waits for its network go on.
+    /// Lets a program that waits for its network go on: to execve(2), or past its gate.
     ///
     /// # Errors
-    /// EPIPE: it has ended.
+    /// EPIPE: it has ended. That of epoll_ctl(2).
     pub fn network_is_up(&mut self) -> nix::Result<()> {
+        self.gate.as_mut().map_or(Ok(()), Gate::hand_over)?;
         self.network.take().map_or(Ok(()), |gate| nix::unistd::write(gate, b"!").map(drop))
     }
 

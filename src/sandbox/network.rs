@@ -5,8 +5,9 @@
 //! It belongs to howdah's user namespace and not to the sandbox's: nobody inside
 //! has a capability over it, also if he found one.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::Mode;
@@ -54,9 +55,9 @@ impl SpareNetwork {
     ///
     /// # Errors
     /// That of duplicating a descriptor.
-    pub fn of(&self, ready: OwnedFd) -> nix::Result<Self> {
-        let home = self.home.try_clone().map_err(|_| nix::errno::Errno::EMFILE)?;
-        Ok(Self { home, ready: Some(ready) })
+    pub fn of(&self, ready: BorrowedFd<'_>) -> nix::Result<Self> {
+        let copy = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|_| Errno::EMFILE);
+        Ok(Self { home: copy(self.home.as_fd())?, ready: Some(copy(ready)?) })
     }
 
     /// Moves this process into the one in stock; false if there is none. A

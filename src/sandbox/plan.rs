@@ -42,6 +42,8 @@ pub(super) struct Prepare {
     pub(super) masked: Vec<PathBuf>,
     /// Read-only although their mount is not.
     pub(super) readonly: Vec<PathBuf>,
+    /// Whether it must be born in the network namespace that it is given, and makes none.
+    pub(super) given_network: bool,
     /// Settings of the kernel for its own namespaces.
     pub(super) sysctls: Sysctls,
     /// `None`: the profile switched Landlock off.
@@ -167,6 +169,7 @@ impl Plan {
             trees,
             masked: paths(linux.masked_paths().as_deref()),
             readonly: paths(linux.readonly_paths().as_deref()),
+            given_network: false,
             sysctls: sysctl::plan(linux, namespaces)?,
             landlock: (annotation(spec, LANDLOCK) != Some("off")).then(|| rules(spec)).transpose()?,
             seccomp,
@@ -194,8 +197,15 @@ impl Plan {
         }
     }
 
-    /// The program is executed only after [`Launched::network_is_up`](super::Launched::network_is_up).
+    /// It lives in the network namespace that it is given at its launch, or is not launched.
+    pub(super) fn live_in_given_network(&mut self) {
+        self.prepare.given_network = true;
+    }
+
+    /// The same, and the program is executed only after
+    /// [`Launched::network_is_up`](super::Launched::network_is_up).
     pub fn await_network(&mut self) {
+        self.live_in_given_network();
         self.release.awaits_network = true;
     }
 }

@@ -20,11 +20,12 @@ use super::landlock::Use;
 use super::mounts::{self, Sources, Tree};
 use super::plan::{self, Plan};
 use super::step::{At, Step, StepError};
+use super::uplink::{Programs, Unclaimed, Uplink};
 use super::users::Users;
 use super::visit::Home;
 use super::{Launched, SpareNetwork, borrowed, child};
 use crate::spec::class::STATE;
-use crate::spec::{LANDLOCK, LANDLOCK_EXECUTE, LANDLOCK_WRITE, annotation, mounts_of};
+use crate::spec::{LANDLOCK, LANDLOCK_EXECUTE, LANDLOCK_WRITE, NETWORK, annotation, mounts_of};
 use crate::sys;
 
 /// Device and inode.
@@ -43,6 +44,8 @@ pub struct Template {
     root: OwnedFd,
     trees: Vec<Tree>,
     users: Users,
+    /// Its network, where that is to have a way out: nothing leads out of it yet.
+    net: Option<Unclaimed>,
     /// What its Landlock allows of directories that may be attached; `None`: it is off.
     allowed: Option<HashMap<Inode, Vec<Use>>>,
     /// Where those are on the host for which it allows more than reading.
@@ -78,13 +81,21 @@ impl Template {
             }
         }
         let users = Users::new().at(Step::Clone, "(a user namespace for its mounts)")?;
-        let process = super::launch(&plan, Some(cgroup), stock)?;
+        let net = (annotation(spec, NETWORK) == Some("outbound")).then(Unclaimed::new).transpose()?;
+        let process = match &net {
+            None => super::launch(&plan, Some(cgroup), stock)?,
+            Some(net) => {
+                plan.live_in_given_network();
+                super::launch(&plan, Some(cgroup), Some(&mut stock_of(net, stock)?))?
+            }
+        };
         let identity = &plan.bind.identity;
         Ok(Self {
             process,
             ids: (identity.uid, identity.gid),
             rootfs: rootfs.to_owned(),
             users,
+            net,
             allowed: on.then_some(allowed),
             sources: paths,
             writable: list(spec, LANDLOCK_WRITE),
@@ -96,6 +107,27 @@ impl Template {
     /// Its root directory on the host.
     pub fn rootfs(&self) -> &Path {
         &self.rootfs
+    }
+
+    /// Begins to make its way out, in `cgroup`, with `account` (uid and gid) as its network's owner.
+    /// The program goes on as far as to where it asks for its descriptors, and gets them only after
+    /// [`Launched::network_is_up`].
+    ///
+    /// # Errors
+    /// It is none that is to have a way out, or the failing step: it must be killed then.
+    pub fn connect(
+        &mut self,
+        account: (u32, u32),
+        programs: &Programs,
+        cgroup: BorrowedFd<'_>,
+    ) -> Result<Uplink, StepError> {
+        let refuse = |errno| StepError::new(Step::AwaitNetwork, "(of a template)", errno);
+        let net = self.net.take().ok_or_else(|| refuse(Errno::EPROTO))?;
+        match &mut self.process.gate {
+            Some(gate) if gate.awaits_gift() => gate.withhold().map_err(refuse)?,
+            _ => return Err(refuse(Errno::EPROTO)),
+        }
+        net.belong_to(account.0, account.1)?.serve(programs, Some(cgroup))
     }
 
     /// Gives it what is the pool's own in `spec`: mounts, host name, ids, limits.
@@ -159,9 +191,9 @@ impl Template {
         self.process.gate.as_ref().is_some_and(super::gate::Gate::awaits_gift)
     }
 
-    /// Its process, and the one that keeps the user namespace of its mounts.
-    pub fn processes(&self) -> [Pid; 2] {
-        [self.process.pid, self.users.pid()]
+    /// Its process, and those that keep the user namespaces of its mounts and of its network.
+    pub fn processes(&self) -> impl Iterator<Item = Pid> {
+        [self.process.pid, self.users.pid()].into_iter().chain(self.net.as_ref().map(Unclaimed::pid))
     }
 
     /// Its process; what is left of the making of it ends here.
@@ -208,6 +240,12 @@ impl Template {
             None => Ok(()),
         }
     }
+}
+
+/// A stock from which a sandbox is born in `net`.
+fn stock_of(net: &Unclaimed, stock: Option<&mut SpareNetwork>) -> Result<SpareNetwork, StepError> {
+    let made = stock.ok_or(Errno::EPERM).and_then(|stock| stock.of(net.namespace()));
+    made.at(Step::Clone, "(the network with a way out)")
 }
 
 fn unfit(object: &str) -> StepError {

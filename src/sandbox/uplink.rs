@@ -7,6 +7,8 @@
 //! neither has the account on the host, for the owner is howdah's root
 //! (user_namespaces(7)).
 
+mod net;
+
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs::File;
@@ -23,21 +25,13 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Gid, Pid, Uid};
 
+pub use self::net::{Net, Unclaimed};
 use super::step::{At, Step, StepError};
 use super::{child, pipe};
 use crate::sys;
 
 /// Exit status of a child that became neither of the programs; the reason is in its messages.
 const NOT_EXECUTED: i32 = 70;
-
-/// The network namespace of one sandbox, and the user namespace that owns it.
-#[derive(Debug)]
-pub struct Net {
-    owner: OwnedFd,
-    net: OwnedFd,
-    /// Its root's uid and gid outside.
-    root: (u32, u32),
-}
 
 /// What makes a way out of a [`Net`].
 #[derive(Debug, Clone)]
@@ -76,60 +70,6 @@ pub enum Condition {
 }
 
 impl Net {
-    /// Makes both namespaces, with loopback up. Root of the user namespace is `uid`
-    /// and `gid` outside, and there is nobody else in it.
-    ///
-    /// # Errors
-    /// Those of clone3(2) and of writing the id maps.
-    pub fn new(uid: u32, gid: u32) -> Result<Self, StepError> {
-        let words = "(the network namespace with a way out)";
-        let (made, made_of_child) = pipe(OFlag::O_CLOEXEC).at(Step::Clone, words)?;
-        let (hold_of_child, hold) = pipe(OFlag::O_CLOEXEC).at(Step::Clone, words)?;
-        let both = (libc::CLONE_NEWUSER | libc::CLONE_NEWNET) as u64;
-        let pid = match sys::clone3(both, None).at(Step::Clone, words)? {
-            sys::Cloned::Child => {
-                drop((made, hold));
-                let up = sys::raise_loopback().is_ok();
-                let _ = nix::unistd::write(&made_of_child, &[u8::from(up)]);
-                let _ = nix::unistd::read(hold_of_child.as_raw_fd(), &mut [0]);
-                sys::exit_now(0)
-            }
-            sys::Cloned::Parent { pid, .. } => pid,
-        };
-        drop((made_of_child, hold_of_child));
-        let net = Self::take(pid, &made, (uid, gid));
-        // It ends when this end of the pipe is closed; the namespaces live by our descriptors.
-        drop(hold);
-        let _ = waitpid(pid, None);
-        net
-    }
-
-    fn take(pid: Pid, made: &OwnedFd, (uid, gid): (u32, u32)) -> Result<Self, StepError> {
-        for (file, id) in [("uid_map", uid), ("gid_map", gid)] {
-            std::fs::write(format!("/proc/{pid}/{file}"), format!("0 {id} 1\n"))
-                .map_err(|error| errno_of(&error))
-                .at(Step::MapIdentity, format!("({file} of the network's owner)"))?;
-        }
-        let mut up = [0];
-        let read = nix::unistd::read(made.as_raw_fd(), &mut up);
-        if read.at(Step::RaiseLoopback, "")? != 1 || up != [1] {
-            return Err(StepError::new(Step::RaiseLoopback, "(with a way out)", Errno::EIO));
-        }
-        let open = |name: &str| {
-            let opened = File::open(format!("/proc/{pid}/ns/{name}")).map_err(|error| errno_of(&error));
-            opened.map(OwnedFd::from).at(Step::Clone, format!("({name} namespace)"))
-        };
-        Ok(Self { owner: open("user")?, net: open("net")?, root: (uid, gid) })
-    }
-
-    /// The network namespace.
-    ///
-    /// # Errors
-    /// That of duplicating a descriptor.
-    pub fn namespace(&self) -> nix::Result<OwnedFd> {
-        self.net.try_clone().map_err(|error| errno_of(&error))
-    }
-
     /// Starts what makes the way out, in `cgroup`: first the filter, and when it has
     /// taken the rules, the carrier. Does not wait for either.
     ///
@@ -172,17 +112,34 @@ fn become_carrier(
     child::reset_signals()?;
     nix::unistd::setsid().at(Step::StartSession, "")?;
     sys::join_session_keyring().at(Step::JoinKeyring, "")?;
-    // 2. The rules before the way: there must be no moment with the one and without the other.
+    // 2. What is howdah's goes now, not at execve: the filter's program may take its time, and a
+    //    howdah that dies meanwhile must not have its sockets and its lock live on here.
+    close_all_but(&[net.net.as_fd(), net.owner.as_fd(), rules, namespace, ready, messages])?;
+    // 3. The rules before the way: there must be no moment with the one and without the other.
     filter(net, programs, rules, messages)?;
-    // 3. Groups while we are root; then the account, with capabilities over its own
+    // 4. Groups while we are root; then the account, with capabilities over its own
     //    user namespace and the network in it, and over nothing else.
     nix::unistd::setgroups(&[]).at(Step::TakeIdentity, "(groups)")?;
     setns(net.owner.as_fd(), CloneFlags::CLONE_NEWUSER).at(Step::TakeIdentity, "(the network's owner)")?;
     let (gid, uid) = (Gid::from_raw(0), Uid::from_raw(0));
     nix::unistd::setresgid(gid, gid, gid).at(Step::TakeIdentity, "(the network's owner)")?;
     nix::unistd::setresuid(uid, uid, uid).at(Step::TakeIdentity, "(the network's owner)")?;
-    // 4. Descriptors last: newer pastas close all above 2, so that the namespace must be one of these.
+    // 5. Descriptors last: newer pastas close all above 2, so that the namespace must be one of these.
     execute(&programs.carrier, [namespace, ready, messages])
+}
+
+/// Closes every descriptor but these.
+fn close_all_but(kept: &[BorrowedFd<'_>]) -> Result<(), StepError> {
+    let mut numbers: Vec<u32> = kept.iter().map(|fd| fd.as_raw_fd().unsigned_abs()).collect();
+    numbers.sort_unstable();
+    let mut from = 0;
+    for number in numbers {
+        if number > from {
+            sys::close_range(from, number - 1, false).at(Step::ArrangeDescriptors, "(of the way out)")?;
+        }
+        from = number + 1;
+    }
+    sys::close_range(from, u32::MAX, false).at(Step::ArrangeDescriptors, "(of the way out)")
 }
 
 /// Runs the filter's program inside the network namespace, to its end.

@@ -1,24 +1,15 @@
 //! A user namespace that exists only to be named by an id-mapped mount
 //! (mount_setattr(2), "ID-mapped mounts"): who owns what on the disk, as it is to be seen.
 
-use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
-use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
-use nix::sys::signal::Signal;
-use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 
-use crate::sys;
+use super::keeper::Keeper;
 
-/// A user namespace without maps, and the process that keeps it until they are written.
-/// Dropped, both are gone; mounts that were made with it stay.
+/// A user namespace whose maps are written when it is known whose files are to be whose.
 #[derive(Debug)]
-pub(super) struct Users {
-    pid: Pid,
-    pidfd: OwnedFd,
-}
+pub(super) struct Users(Keeper);
 
 impl Users {
     /// Makes one ahead of its use.
@@ -26,16 +17,12 @@ impl Users {
     /// # Errors
     /// Those of clone3(2).
     pub(super) fn new() -> nix::Result<Self> {
-        let parent = nix::unistd::getpid();
-        match sys::clone3(libc::CLONE_NEWUSER as u64, None)? {
-            sys::Cloned::Parent { pid, pidfd } => Ok(Self { pid, pidfd }),
-            sys::Cloned::Child => keep(parent),
-        }
+        Keeper::new(0, || ()).map(Self)
     }
 
     /// The process that keeps it.
     pub(super) fn pid(&self) -> Pid {
-        self.pid
+        self.0.pid()
     }
 
     /// Writes maps in which `(uid, gid)` and `other` change places and everybody else is as on the
@@ -45,34 +32,9 @@ impl Users {
     /// # Errors
     /// That of writing the maps: EPERM where this process's own user namespace does not have all ids.
     pub(super) fn exchange(&self, one: (u32, u32), other: (u32, u32)) -> nix::Result<OwnedFd> {
-        let write = |file: &str, text: String| {
-            let error = |error: std::io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
-            fs::write(format!("/proc/{}/{file}", self.pid), text).map_err(error)
-        };
-        write("uid_map", exchanging(one.0, other.0))?;
-        write("gid_map", exchanging(one.1, other.1))?;
-        let path = format!("/proc/{}/ns/user", self.pid);
-        open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).map(sys::owned)
+        self.0.map(&exchanging(one.0, other.0), &exchanging(one.1, other.1))?;
+        self.0.namespace("user")
     }
-}
-
-impl Drop for Users {
-    fn drop(&mut self) {
-        let _ = sys::pidfd_send_signal(self.pidfd.as_fd(), Signal::SIGKILL);
-        let _ = nix::sys::wait::waitpid(self.pid, None);
-    }
-}
-
-/// In the child: is there, and ends with its parent.
-fn keep(parent: Pid) -> ! {
-    let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
-    // Listening sockets among them, which nobody else may keep.
-    let _ = sys::close_range(0, u32::MAX, false);
-    if nix::unistd::getppid() == parent {
-        // Signals are blocked or deadly: it never returns but by an odd one.
-        nix::unistd::pause();
-    }
-    sys::exit_now(0)
 }
 
 /// A map of all ids to themselves, but for two that change places (user_namespaces(7); five

@@ -9,7 +9,7 @@ use oci_spec::runtime::{Mount, PosixRlimitType, Spec};
 
 use super::{
     CLOSE_DESCRIPTORS, EXECVE, IDENTITY, IMAGE, LANDLOCK, LANDLOCK_ABI, LANDLOCK_EXECUTE, LANDLOCK_TCP_BIND,
-    LANDLOCK_TCP_CONNECT, LANDLOCK_WRITE, PREPARED_MOUNTS, annotation, mounts_of,
+    LANDLOCK_TCP_CONNECT, LANDLOCK_WRITE, NETWORK, PREPARED_MOUNTS, annotation, mounts_of,
 };
 
 /// Where the directories are mounted that outlive a generation; below it Landlock lets a
@@ -17,10 +17,11 @@ use super::{
 pub const STATE: &str = "/var/lib/php";
 
 /// Annotations that hold for whatever is bound to it later.
-const KEPT: [&str; 8] = [
+const KEPT: [&str; 9] = [
     PREPARED_MOUNTS,
     IMAGE,
     EXECVE,
+    NETWORK,
     CLOSE_DESCRIPTORS,
     LANDLOCK,
     LANDLOCK_ABI,

@@ -15,6 +15,7 @@ use crate::config::pool::Pool;
 use crate::config::profile::Profile;
 use crate::pool::activation::Listener;
 use crate::pool::generation::Generation;
+use crate::pool::outbound;
 use crate::pool::prepare::Prepared;
 use crate::pool::templates::{Waiting, sources};
 use crate::sandbox::uplink::{Condition, Uplink};
@@ -95,7 +96,10 @@ impl Running {
                 let waiting = template(bench, pool, prepared, sockets.len())?;
                 let home = bench.templates.as_ref().map(|templates| &templates.home);
                 let home = home.ok_or_else(|| failed(&"no templates"))?;
-                Generation::from_template(pool, prepared, &sockets, 1, bench.base.as_ref(), waiting, home)
+                let programs =
+                    outbound::programs_of(pool, &prepared.profile).map_err(|error| failed(&error))?;
+                let (base, programs) = (bench.base.as_ref(), programs.as_ref());
+                Generation::from_template((pool, 1), prepared, &sockets, programs, base, waiting, home)
             }
         };
         made.map(Self).map_err(|error| failed(&error))

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::Supervisor;
 use crate::pool::machine::State;
 use crate::pool::slot::Slot;
+use crate::sandbox::gate::Gate;
 
 /// The part of `start.timeout` that a template has from its configuration until it is ready: 2 s of
 /// the default 10. It takes a few milliseconds where a cold launch takes thirty, and whoever gives a
@@ -29,10 +30,14 @@ fn limit(slot: &Slot) -> Duration {
 }
 
 impl Supervisor {
-    /// Expects a pool's generation to be ready soon, if it was a template.
+    /// Expects a pool's generation to be ready soon, if it was a template. One that does not get its
+    /// sockets before its way out is there is expected from then on.
     pub(super) fn expect_soon(&mut self, index: usize) {
         let Some(slot) = &self.slots[index] else { return };
         let Some(generation) = slot.generation.as_ref().filter(|one| one.lodging.is_some()) else { return };
+        if generation.process.gate.as_ref().is_some_and(Gate::withholds) {
+            return;
+        }
         let until = Instant::now() + limit(slot);
         self.released.push(Released { until, index, generation: generation.number });
     }

@@ -137,8 +137,10 @@ fn steps(phases: &Phases, by_template: bool) -> Vec<(&'static str, Duration)> {
         ]),
     }
     steps.extend(last);
-    // Made beside the three steps before php-fpm, which waited for it at the end of the third.
-    steps.extend(phases.network.map(|network| ("network, beside the walls", network)));
+    // Made beside the three steps before php-fpm, which waited for it at the end of the third; of a
+    // template it is part of "sockets", which it waited for.
+    let name = if by_template { "network, beside the bind" } else { "network, beside the walls" };
+    steps.extend(phases.network.map(|network| (name, network)));
     steps
 }
 

@@ -199,8 +199,10 @@ impl Supervisor {
                 }
                 uplink.is_up();
                 generation.phases.network = Some(generation.began.elapsed());
-                // Where it has ended, its end says more than this.
+                // Where it has ended, its end says more than this; and one that does not get its sockets
+                // by it is given up.
                 let _ = generation.process.network_is_up();
+                self.expect_soon(index);
             }
             Condition::Ended(reason) => {
                 let Some(uplink) = generation.uplink.take() else { return };

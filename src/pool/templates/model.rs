@@ -17,7 +17,7 @@ use oci_spec::runtime::Mount;
 
 use super::standing::Standing;
 use crate::config::network::Service;
-use crate::config::pool::{Access, Network, Pool};
+use crate::config::pool::{Access, Pool};
 use crate::config::profile::{MountKind, Namespace, Profile};
 use crate::image;
 use crate::pool::prepare::{CONF, Prepared};
@@ -63,9 +63,6 @@ pub fn always_cold(pool: &Pool, prepared: &Prepared) -> Option<&'static str> {
     let profile = &prepared.profile;
     if pool.start.template == Some(false) {
         return Some("its file says [start] template = false");
-    }
-    if matches!(spec::network(pool, profile), Network::Outbound(_)) {
-        return Some("its network has a way out, which is made with it");
     }
     let needed = [Namespace::User, Namespace::Mount, Namespace::Pid, Namespace::Uts];
     if needed.iter().any(|kind| !profile.namespaces.contains(kind)) {

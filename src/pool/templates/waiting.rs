@@ -23,6 +23,7 @@ use crate::sandbox::cgroup::Cgroup;
 use crate::sandbox::seccomp;
 use crate::sandbox::step::{Step, StepError};
 use crate::sandbox::template::Template;
+use crate::sandbox::uplink::{Programs, Uplink};
 use crate::sandbox::visit::Home;
 use crate::spec;
 use crate::{image, sys};
@@ -114,7 +115,7 @@ impl Waiting {
     /// What it takes of the memory, bytes: what its processes have for themselves and their part of
     /// what they share (PSS; proc_pid_smaps(5)).
     pub(super) fn memory(&self) -> Option<u64> {
-        self.template.processes().into_iter().map(sys::pss).sum()
+        self.template.processes().map(sys::pss).sum()
     }
 
     /// Looks what it has loaded; false where that has changed meanwhile.
@@ -134,6 +135,14 @@ impl Waiting {
         failed
             || matches!(self.template.process.outcome(), Outcome::Failed(_))
             || self.template.process.has_ended()
+    }
+
+    /// Begins to make the way out of `pool`.
+    ///
+    /// # Errors
+    /// The failing step: it must be [ended](Waiting::end) then.
+    pub fn connect(&mut self, pool: &Pool, programs: &Programs) -> Result<Uplink, StepError> {
+        self.template.connect((pool.user.uid, pool.user.gid), programs, self.cgroup.as_fd())
     }
 
     /// Makes it `pool`'s, with `listeners` as its sockets, and lets it go on.
