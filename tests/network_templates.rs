@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use rig::fault::{Call, Fault, Instead};
 use rig::templates::{keep, started_by, stocked, waiting};
 use rig::world::{World, processes_named};
-use rig::{Rig, TENANT, wait_for};
+use rig::{Rig, TENANT, patience, wait_for};
 
 const SOON: Duration = Duration::from_secs(20);
 const OUTBOUND: &str = "[network]\nmode = \"outbound\"\n";
@@ -108,7 +108,7 @@ fn while_held_back(program: &str, look: impl FnOnce(&Rig, i32)) {
         let before = ticks(rig.pid());
         let began = Instant::now();
         look(&rig, template);
-        std::thread::sleep(LONG.saturating_sub(began.elapsed()));
+        std::thread::sleep((LONG * patience()).saturating_sub(began.elapsed()));
         assert!(!first.is_finished(), "it was answered before there was a way out");
         assert_eq!(call(template), libc::SYS_epoll_create, "{}", rig.log());
         let spent = ticks(rig.pid()) - before;
