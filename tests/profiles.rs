@@ -280,8 +280,9 @@ fn a_file_in_the_profile_directory_is_put_on_top_of_the_built_in() {
     rig.write("howdah.toml", &howdah);
     rig.write("profiles.d/strict.toml", "[limits]\nopen_files = 77\n");
     rig.write("profiles.d/mine.toml", "base = \"strict\"\n[limits]\nsigpending = 333\n");
-    rig.inside("one", TENANT, "profile = \"strict\"");
-    rig.inside("two", TENANT, "profile = \"mine\"");
+    let short = "[idle]\nstop = \"200ms\"";
+    rig.inside("one", TENANT, &format!("profile = \"strict\"\n{short}"));
+    rig.inside("two", TENANT, &format!("profile = \"mine\"\n{short}"));
     rig.serve();
     let limit = |pool: &str, name: &str| {
         let all = rig.php(pool, "echo file_get_contents('/proc/self/limits');");
@@ -296,6 +297,15 @@ fn a_file_in_the_profile_directory_is_put_on_top_of_the_built_in() {
         (limit("two", "Max open files"), limit("two", "Max pending signals")),
         ("77".into(), "333".into())
     );
+
+    // Edited: the next start is as it says, with no word to howdah.
+    rig.write("profiles.d/strict.toml", "[limits]\nopen_files = 66\n");
+    rig.write("profiles.d/hosting.toml", "[limits]\nsigpending = 555\n");
+    for pool in ["one", "two"] {
+        rig.wait_state(pool, "cold");
+        assert_eq!(limit(pool, "Max open files"), "66");
+    }
+    assert_eq!(limit("two", "Max pending signals"), "333");
 
     rig.write("profiles.d/a.toml", "base = \"b\"");
     let closing = rig.write("profiles.d/b.toml", "\nbase = \"a\"");

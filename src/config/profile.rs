@@ -83,6 +83,8 @@ pub struct Profile {
     pub limits: Limits,
     /// The files that it was made of and their texts, its own first.
     pub files: Vec<(PathBuf, String)>,
+    /// Every file that was looked for, also those that are not there: what the profile rests on.
+    pub looked_for: Vec<PathBuf>,
 }
 
 /// How much `/proc` shows.

@@ -21,7 +21,7 @@ pub use self::question::Question;
 use super::outbound::OutboundError;
 use super::tcp_listener::{self, TcpListenerError};
 use crate::config::network::Ports;
-use crate::config::pool::{ImageRef, Network, Pool};
+use crate::config::pool::{ImageRef, Network, Pool, ProfileRef};
 use crate::config::profile::{self, Namespace, Profile, ProfileError};
 use crate::config::types::AbsPath;
 use crate::fpm::conf::{self, ConfError};
@@ -188,6 +188,8 @@ type Known = (Image, Info, Stamp);
 #[derive(Default)]
 pub struct Workshop {
     images: HashMap<(ImageRef, Option<AbsPath>), Rc<Known>>,
+    /// Profiles as their files say, and these.
+    profiles: HashMap<ProfileRef, (Stamp, Profile)>,
     filters: Vec<(Rc<Profile>, Rc<[BpfProgram]>)>,
 }
 
@@ -268,11 +270,15 @@ impl Stamp {
 
     /// Whether something of it has changed after `moment`, or is gone.
     pub(super) fn is_newer_than(&self, moment: SystemTime) -> bool {
+        self.has_changed_since(moment) || self.0.iter().any(|(_, mark)| mark.is_none())
+    }
+
+    /// Whether something of it that is there has changed after `moment`.
+    fn has_changed_since(&self, moment: SystemTime) -> bool {
         let since = moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let (seconds, nanoseconds) = (since.as_secs() as i64, i64::from(since.subsec_nanos()));
-        self.0.iter().any(|(_, mark)| {
-            mark.is_none_or(|(second, nanosecond, _)| (second, nanosecond) >= (seconds, nanoseconds))
-        })
+        let since = (since.as_secs() as i64, i64::from(since.subsec_nanos()));
+        let mut marks = self.0.iter().filter_map(|(_, mark)| *mark);
+        marks.any(|(seconds, nanoseconds, _)| (seconds, nanoseconds) >= since)
     }
 }
 
@@ -318,7 +324,7 @@ impl Workshop {
     ///
     /// # Errors
     /// A profile that cannot be had, or wants TCP held where nothing holds it.
-    pub fn look_at_listeners(&self, pool: &Pool, places: &Places) -> Result<(), PrepareError> {
+    pub fn look_at_listeners(&mut self, pool: &Pool, places: &Places) -> Result<(), PrepareError> {
         spec::tcp_listener(pool).map_or(Ok(()), |_| self.profile(pool, places).map(drop))
     }
 
@@ -356,8 +362,20 @@ impl Workshop {
         Ok(())
     }
 
-    fn profile(&self, pool: &Pool, places: &Places) -> Result<Rc<Profile>, PrepareError> {
-        let mut profile = profile::load(&pool.profile, &places.profiles)?;
+    fn profile(&mut self, pool: &Pool, places: &Places) -> Result<Rc<Profile>, PrepareError> {
+        let known = self.profiles.get(&pool.profile).filter(|(stamp, _)| stamp.holds());
+        let mut profile = match known {
+            Some((_, profile)) => profile.clone(),
+            None => {
+                let begin = SystemTime::now();
+                let profile = profile::load(&pool.profile, &places.profiles)?;
+                let stamp = Stamp::of(profile.looked_for.iter().cloned());
+                if !stamp.has_changed_since(begin) {
+                    self.profiles.insert(pool.profile.clone(), (stamp, profile.clone()));
+                }
+                profile
+            }
+        };
         profile.listen = !spec::holds_tcp_listener(pool, &profile);
         if profile.landlock {
             landlock::demand(profile.landlock_abi)?;
@@ -445,7 +463,7 @@ impl Workshop {
         // A database that is installed, or started for the first time, later.
         let services = pool.sockets.iter().map(|service| service.directory().to_owned());
         let host = ["/etc/resolv.conf".into()].into_iter().chain(services);
-        stamp.0.extend(Stamp::of(host.chain(own_file)).0);
+        stamp.0.extend(Stamp::of(host.chain(own_file).chain(profile.looked_for.iter().cloned())).0);
         let (version, notices) = (info.version, conf.notices);
         let prepared = Prepared {
             spec,

@@ -25,8 +25,8 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use self::ids::{Ids, refuse_taken};
 use self::lodging::directory;
 pub use self::lodging::{Lodging, find, is_cgroup, tidy};
-use self::model::{Model, class_of, descriptors, make_root, short_name, step};
-pub use self::model::{always_cold, class_name, sources};
+use self::model::{Model, descriptors, make_root, short_name, step};
+pub use self::model::{always_cold, class_name, class_of, sources};
 use self::share::{Claim, share};
 use self::standing::Standing;
 use self::trial::Trial;
@@ -240,7 +240,7 @@ impl Templates {
         now: Instant,
         is_quiet: bool,
         (places, base, network): (&Places, Option<&Base>, Option<&mut SpareNetwork>),
-        sources: impl Fn(&Profile) -> Vec<(PathBuf, Use)>,
+        sources: impl Fn(&Rc<str>, &Profile) -> Vec<(PathBuf, Use)>,
     ) -> Option<String> {
         if self.next().is_none_or(|due| due > now) {
             return None;
@@ -266,8 +266,9 @@ impl Templates {
             return told;
         }
         self.due = Some(now + LOOK);
-        let profile = Rc::clone(&self.models[lacking].prepared.profile);
-        match self.make(lacking, places, base, network, sources(&profile)) {
+        let Model { class, prepared, .. } = &self.models[lacking];
+        let sources = sources(class, &prepared.profile);
+        match self.make(lacking, places, base, network, sources) {
             Ok(one) => {
                 // Unwatched, its end would be seen when it is wanted.
                 let event = EpollEvent::new(EpollFlags::EPOLLIN, 0);

@@ -64,7 +64,7 @@ fn template(
         let due = templates.next().unwrap_or(until);
         stop.pause(due.saturating_duration_since(Instant::now()))?;
         let around = (&*places, base.as_ref(), network.as_mut());
-        let sources = |profile: &Profile| sources(pool, profile);
+        let sources = |_: &Rc<str>, profile: &Profile| sources(pool, profile);
         if let Some(error) = templates.go_on(Instant::now(), true, around, sources) {
             return Err(failed(&error));
         }

@@ -31,11 +31,12 @@ pub(super) fn names() -> [&'static str; 4] {
 pub(super) struct Layers<'a> {
     directory: &'a Path,
     stack: Vec<Layer>,
+    looked_for: Vec<PathBuf>,
 }
 
 impl<'a> Layers<'a> {
     pub(super) fn new(directory: &'a Path) -> Self {
-        Self { directory, stack: Vec::new() }
+        Self { directory, stack: Vec::new(), looked_for: Vec::new() }
     }
 
     /// Reads the file that `profile` means and, after it, its bases.
@@ -85,6 +86,7 @@ impl<'a> Layers<'a> {
         if self.stack.iter().any(|layer| layer.file == file) {
             return Err(self.about_base(format!("{} is its own base", file.display())));
         }
+        self.looked_for.push(file.clone());
         match std::fs::read_to_string(&file) {
             Ok(text) => self.stack.push(Layer::parse(file, text)?),
             Err(source) => return Err(ProfileError::Read { file, source }),
@@ -179,8 +181,15 @@ impl<'a> Layers<'a> {
             sysctl: sysctl::all(&self.stack, &namespaces)?,
             namespaces,
             limits: self.limits()?,
+            looked_for: self.looked_for.iter().cloned().chain(self.seccomp_file()).collect(),
             files: self.stack.into_iter().map(|layer| (layer.file, layer.text)).collect(),
         })
+    }
+
+    /// The file of the filter, where it is not compiled in.
+    fn seccomp_file(&self) -> Option<PathBuf> {
+        let (_, word) = self.first(|raw| raw.seccomp.as_ref()).ok()?;
+        Some(PathBuf::from(word.get_ref())).filter(|path| path.is_absolute())
     }
 
     fn seccomp(&self) -> Result<Option<LinuxSeccomp>, ProfileError> {

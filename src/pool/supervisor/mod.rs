@@ -51,6 +51,10 @@ use crate::journal::{self, Level, Origin};
 use crate::sandbox::SpareNetwork;
 use crate::sandbox::cgroup::Base;
 
+/// So many directories of pools a template has Landlock rules for, of those first that were started last:
+/// each costs some 15 µs of the loop's time.
+const MOST_SOURCES: usize = 500;
+
 /// How long after pools came or went it is looked which classes there are.
 const REVIEW: Duration = Duration::from_secs(1);
 
@@ -233,25 +237,22 @@ impl Supervisor {
     fn learn_classes(&mut self) {
         let Some(templates) = &mut self.templates else { return };
         let mut seen = std::collections::HashSet::new();
-        for slot in self.slots.iter_mut().flatten() {
-            // Most of what makes a class, without the work of preparing ten thousand pools.
-            let Pool { fpm, profile, php, limits, image, network, start, .. } = &slot.pool;
-            let sizes = (limits.tmp, limits.run, limits.shm);
-            // Of its rules only what Landlock holds.
-            let network = network.as_ref().map(|network| (network.mode(), network.ports()));
-            let more = (network, start.template, slot.listeners.len());
-            let key = format!("{:?}", (&fpm.binary, profile, &php.extensions, sizes, more));
-            if *image != ImageRef::Host || !seen.insert(key) {
+        let mut told = Vec::new();
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            let Some(slot) = slot else { continue };
+            if slot.pool.image != ImageRef::Host || !seen.insert(likeness(slot)) {
                 continue;
             }
             // What is wrong with it will be told when it starts.
             let made = slot.prepare(&mut self.workshop, &self.settings.places, self.base.as_ref());
-            if let (Ok(_), Some(prepared)) = (made, slot.prepared()) {
+            if let (Ok(notices), Some(prepared)) = (made, slot.prepared()) {
+                told.extend(notices.into_iter().map(|notice| (index, notice)));
                 if templates::always_cold(&slot.pool, prepared).is_none() {
                     templates.learn(prepared, slot.listeners.len());
                 }
             }
         }
+        told.iter().for_each(|(index, notice)| self.tell(*index, Level::Notice, notice));
     }
 
     /// Makes what the next start can take from the stock. Without it that start makes its own.
@@ -279,12 +280,16 @@ impl Supervisor {
         let Some(mut templates) = self.templates.take() else { return };
         let starts = |slot: &Slot| matches!(slot.machine.state(), State::Starting { .. });
         let is_quiet = self.queue.is_empty() && !self.slots.iter().flatten().any(starts);
-        let sources = |profile: &Profile| {
-            let same =
-                self.slots.iter().flatten().filter(|slot| {
-                    slot.prepared().is_none_or(|prepared| prepared.profile.name == profile.name)
-                });
-            same.flat_map(|slot| templates::sources(&slot.pool, profile)).collect()
+        let sources = |class: &std::rc::Rc<str>, profile: &Profile| {
+            // One that has never been prepared may be of any.
+            let is_of_class = |slot: &&Slot| {
+                let prepared = slot.prepared();
+                prepared.is_none_or(|prepared| templates::class_of(prepared, slot.listeners.len()) == *class)
+            };
+            let mut same: Vec<&Slot> = self.slots.iter().flatten().filter(is_of_class).collect();
+            same.sort_by_key(|slot| std::cmp::Reverse(slot.record.last_start_monotonic_us));
+            let all = same.iter().flat_map(|slot| templates::sources(&slot.pool, profile));
+            all.take(MOST_SOURCES).collect()
         };
         let places = (&self.settings.places, self.base.as_ref(), self.network.as_mut());
         if let Some(told) = templates.go_on(now, is_quiet, places, sources) {
@@ -399,6 +404,17 @@ impl Supervisor {
             slot.clock = wanted;
         }
     }
+}
+
+/// Most of what makes a class, and of what keeps a pool from having one, without the work of preparing
+/// ten thousand pools.
+fn likeness(slot: &Slot) -> String {
+    let Pool { fpm, profile, php, limits, network, sockets, start, .. } = &slot.pool;
+    let sizes = (limits.tmp, limits.run, limits.shm);
+    // Of its rules only what Landlock holds.
+    let network = network.as_ref().map(|network| (network.mode(), network.ports()));
+    let cold = (start.template, network, sockets);
+    format!("{:?}", (&fpm.binary, profile, &php.extensions, sizes, slot.listeners.len(), cold))
 }
 
 /// Templates, where they are wanted.

@@ -50,7 +50,7 @@ pub(super) fn short_name(class: &Rc<str>) -> String {
 }
 
 /// The class of `prepared`, which was made for `listeners` sockets: worked out once, for a start must not wait for it.
-pub(super) fn class_of(prepared: &Prepared, listeners: usize) -> Rc<str> {
+pub fn class_of(prepared: &Prepared, listeners: usize) -> Rc<str> {
     let make = || {
         let files: Vec<_> = prepared.files.iter().filter(|(name, _)| name != CONF).collect();
         format!("{} {:?} {:?}", class::class(&prepared.spec, listeners), prepared.layout.links, files).into()
