@@ -57,7 +57,8 @@ pub struct Template {
 impl Template {
     /// Launches the program of `spec`, whose root directory is `rootfs`: one with the annotation
     /// [`IDENTITY`](crate::spec::IDENTITY). Its user's ids are those on the host. `sources` are
-    /// what a pool may have attached later, and for what.
+    /// what a pool may have attached later, and for what; `programs` are what would make the way out of
+    /// the pool that it is most likely to become.
     ///
     /// # Errors
     /// The failing step; nothing of it is left then.
@@ -66,6 +67,7 @@ impl Template {
         mut plan: Plan,
         rootfs: &Path,
         sources: Vec<Source>,
+        programs: Option<&Programs>,
         cgroup: BorrowedFd<'_>,
         stock: Option<&mut SpareNetwork>,
     ) -> Result<Self, StepError> {
@@ -81,7 +83,10 @@ impl Template {
             }
         }
         let users = Users::new().at(Step::Clone, "(a user namespace for its mounts)")?;
-        let net = (annotation(spec, NETWORK) == Some("outbound")).then(Unclaimed::new).transpose()?;
+        let mut net = (annotation(spec, NETWORK) == Some("outbound")).then(Unclaimed::new).transpose()?;
+        if let (Some(net), Some(programs)) = (&mut net, programs) {
+            net.filter_ahead(programs)?;
+        }
         let process = match &net {
             None => super::launch(&plan, Some(cgroup), stock)?,
             Some(net) => {
@@ -189,6 +194,11 @@ impl Template {
     /// Whether its program has been executed and only the call is to come that it is bound at.
     pub fn awaits_gift(&self) -> bool {
         self.process.gate.as_ref().is_some_and(super::gate::Gate::awaits_gift)
+    }
+
+    /// Whether nothing but its program is at work in it.
+    pub fn is_settled(&self) -> bool {
+        self.net.as_ref().is_none_or(Unclaimed::is_settled)
     }
 
     /// Its process, and those that keep the user namespaces of its mounts and of its network.
