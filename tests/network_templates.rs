@@ -10,21 +10,30 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use rig::fault::{Call, Fault, Instead};
 use rig::templates::{keep, started_by, stocked, waiting};
 use rig::world::{World, processes_named};
-use rig::{Rig, TENANT, wait_for};
+use rig::{Rig, TENANT, patience, wait_for};
 
 const SOON: Duration = Duration::from_secs(20);
 const OUTBOUND: &str = "[network]\nmode = \"outbound\"\n";
 const SHORT: &str = "[idle]\nstop = \"100ms\"\n";
-/// PHP: what the web server at an address says, at the first attempt.
-const GET: &str = "$s = @stream_socket_client('tcp://203.0.113.1:80', $code, $text, 3);
-    if (!$s) { echo \"refused: $text\"; return; }
-    fwrite($s, \"GET / HTTP/1.0\\r\\n\\r\\n\"); echo explode(\"\\r\\n\\r\\n\", stream_get_contents($s))[1];";
+/// A web server of the world.
+const WORLD: &str = "203.0.113.1:80";
 const SEEN: std::sync::atomic::Ordering = std::sync::atomic::Ordering::SeqCst;
 /// Longer than a template that was let go on may take until it is ready: a fifth of `start.timeout`.
 const LONG: Duration = Duration::from_millis(2500);
+
+/// PHP: what the web server at an address says, at the first attempt.
+fn get(address: &str) -> String {
+    format!(
+        "$s = @stream_socket_client('tcp://{address}', $code, $text, 3);
+         if (!$s) {{ echo \"refused: $text\"; return; }}
+         fwrite($s, \"GET / HTTP/1.0\\r\\n\\r\\n\"); echo explode(\"\\r\\n\\r\\n\", stream_get_contents($s))[1];"
+    )
+}
 
 /// A rig with `templates` of each class, and its world.
 fn rig(templates: u32) -> (Rig, World) {
@@ -56,12 +65,12 @@ fn held_back(rig: &Rig) -> String {
     format!("while [ ! -e {} ]; do sleep 0.02; done; exec \"$real\" \"$@\"", rig.path("go").display())
 }
 
-/// A wrapper that fails the first time.
-fn fails_once(rig: &Rig) -> String {
-    // As the pool's account, for pasta runs as that.
-    let mark = rig.private("marks", TENANT).join("failed");
+/// A wrapper that fails once for each file `marks/broken`.
+fn fails(rig: &Rig) -> String {
+    // pasta runs as the pool's account.
+    let mark = rig.private("marks", TENANT).join("broken");
     format!(
-        "[ -e {0} ] || {{ : >{0}; echo it has failed >&2; exit 1; }}; exec \"$real\" \"$@\"",
+        "[ ! -e {0} ] || {{ rm {0}; echo it has failed >&2; exit 1; }}; exec \"$real\" \"$@\"",
         mark.display()
     )
 }
@@ -94,6 +103,12 @@ fn cgroup_of(rig: &Rig, pid: i32) -> std::path::PathBuf {
     rig.cgroup().join(Path::new(path).file_name().unwrap())
 }
 
+/// The pools `about` and `blog` of one class: the first template has the rules of the first.
+fn two_with_rules(rig: &Rig) {
+    rig.inside("about", TENANT, OUTBOUND);
+    rig.inside("blog", TENANT, &format!("{SHORT}{OUTBOUND}dns = false\n"));
+}
+
 /// The pool `blog`, whose first request waits for what holds back `program`: what `look` sees
 /// meanwhile of the template that it is to be, and what the request's script said.
 fn while_held_back(program: &str, look: impl FnOnce(&Rig, i32)) {
@@ -103,12 +118,12 @@ fn while_held_back(program: &str, look: impl FnOnce(&Rig, i32)) {
     world.serve(&mut rig);
     let template = stocked(&rig, 1)[0];
     std::thread::scope(|scope| {
-        let first = scope.spawn(|| rig.php("blog", GET));
+        let first = scope.spawn(|| rig.php("blog", &get(WORLD)));
         wait_for("epoll_create", SOON, || (call(template) == libc::SYS_epoll_create).then_some(()));
         let before = ticks(rig.pid());
         let began = Instant::now();
         look(&rig, template);
-        std::thread::sleep(LONG.saturating_sub(began.elapsed()));
+        std::thread::sleep((LONG * patience()).saturating_sub(began.elapsed()));
         assert!(!first.is_finished(), "it was answered before there was a way out");
         assert_eq!(call(template), libc::SYS_epoll_create, "{}", rig.log());
         let spent = ticks(rig.pid()) - before;
@@ -154,22 +169,55 @@ fn one_that_waits_is_nobody_s_and_leads_nowhere() {
     assert!(there.starts_with("lo ") && there.lines().count() == 1, "{there}");
     assert!(processes_named(&cgroup_of(&rig, template), "passt").is_empty());
     // The control: the same one as the pool's.
-    assert_eq!(rig.php("blog", GET), "world");
+    assert_eq!(rig.php("blog", &get(WORLD)), "world");
     assert_eq!(rig.master("blog"), template);
     assert!(interfaces(template).contains("out0"));
     assert_eq!(processes_named(&cgroup_of(&rig, template), "passt").len(), 1);
 }
 
 #[test]
+fn rules_that_are_there_already_are_not_made_again_and_others_are() {
+    let (mut rig, world) = rig(1);
+    two_with_rules(&rig);
+    rig.inside("open", TENANT, "[network]\nmode = \"host\"\n[start]\ntemplate = false\n");
+    replace(&rig, &world, "nft", &fails(&rig));
+    world.serve(&mut rig);
+    let resolves = "echo gethostbyname('www.example.org');";
+    // Whoever calls it from now on is sorry.
+    let template = stocked(&rig, 1)[0];
+    rig.write("marks/broken", "");
+    assert_eq!(rig.php("about", &get(WORLD)), "world");
+    assert_eq!((started_by(&rig, "about").as_str(), rig.master("about")), ("template", template));
+    assert_eq!(rig.php("about", resolves), "203.0.113.1");
+    assert!(rig.php("about", &get("169.254.169.254:80")).starts_with("refused: "));
+    assert_eq!(rig.php("open", &get("169.254.169.254:80")), "world");
+    // That of the next did not come into being: it has none, and serves with its own.
+    let template = stocked(&rig, 1)[0];
+    assert!(!rig.path("marks/broken").exists(), "nft has not been called ahead");
+    assert_eq!(rig.php("blog", &get(WORLD)), "world");
+    assert_eq!((started_by(&rig, "blog").as_str(), rig.master("blog")), ("template", template));
+    assert_eq!(rig.php("blog", resolves), "www.example.org");
+    rig.wait_state("blog", "cold");
+    // The next has the rules of this one, but for an address that the host got since.
+    let template = stocked(&rig, 1)[0];
+    world.run("ip addr add 192.0.2.99/32 dev lo");
+    assert_eq!(rig.php("open", &get("192.0.2.99:81")), "host");
+    assert!(rig.php("blog", &get("192.0.2.99:81")).starts_with("refused: "));
+    assert_eq!(rig.php("blog", &get(WORLD)), "world");
+    assert_eq!(rig.master("blog"), template);
+}
+
+#[test]
 fn a_way_out_that_fails_costs_the_template_and_not_the_request() {
     for program in ["nft", "pasta"] {
         let (mut rig, world) = rig(1);
-        rig.inside("blog", TENANT, &format!("{SHORT}{OUTBOUND}"));
-        replace(&rig, &world, program, &fails_once(&rig));
+        two_with_rules(&rig);
+        replace(&rig, &world, program, &fails(&rig));
         world.serve(&mut rig);
         let template = stocked(&rig, 1)[0];
         let cgroup = cgroup_of(&rig, template);
-        assert_eq!(rig.php("blog", GET), "world", "{program}: {}", rig.log());
+        rig.write("marks/broken", "");
+        assert_eq!(rig.php("blog", &get(WORLD)), "world", "{program}: {}", rig.log());
         assert_eq!(started_by(&rig, "blog"), "cold launch", "{program}");
         let record = rig.record("blog");
         let why = record.last_start_not_by_template.unwrap_or_default();
@@ -180,7 +228,7 @@ fn a_way_out_that_fails_costs_the_template_and_not_the_request() {
         rig.wait_state("blog", "cold");
         // And the next is one again.
         let template = stocked(&rig, 1)[0];
-        assert_eq!(rig.php("blog", GET), "world", "{program}");
+        assert_eq!(rig.php("blog", &get(WORLD)), "world", "{program}");
         wait_for("a start by a template", SOON, || {
             (rig.record("blog").last_start_by == "template").then_some(())
         });
@@ -202,7 +250,7 @@ type Which = Box<dyn Fn(&Call) -> bool + Send>;
 #[test]
 fn each_step_of_making_the_way_out_may_fail() {
     let (mut rig, world) = rig(1);
-    rig.inside("blog", TENANT, &format!("{SHORT}{OUTBOUND}"));
+    two_with_rules(&rig);
     world.serve(&mut rig);
     let number = |wanted: i64| -> Which { Box::new(move |call| call.number == wanted) };
     let epoll = |what: i32| -> Which {
@@ -212,6 +260,7 @@ fn each_step_of_making_the_way_out_may_fail() {
         Box::new(move |call| is_it(call) && count.fetch_add(1, SEEN) == 1)
     };
     let steps: [(&str, Errno, Which, &str); 6] = [
+        ("the rules", Errno::EMFILE, number(libc::SYS_memfd_create), "filter the network"),
         (
             "to withhold its sockets",
             Errno::ENOENT,
@@ -230,7 +279,6 @@ fn each_step_of_making_the_way_out_may_fail() {
             Box::new(|call| call.writes("/gid_map")),
             "map the uid and gid (of the network's",
         ),
-        ("the rules", Errno::EMFILE, number(libc::SYS_memfd_create), "filter the network"),
         (
             "the sign that it is there",
             Errno::EMFILE,
@@ -249,7 +297,7 @@ fn each_step_of_making_the_way_out_may_fail() {
             begun.fetch_or(call.number == libc::SYS_openat && call.text(1) == "/proc/net/route", SEEN);
             begun.load(SEEN) && which(call)
         });
-        assert_eq!(rig.php("blog", GET), "world", "{name}: {}", rig.log());
+        assert_eq!(rig.php("blog", &get(WORLD)), "world", "{name}: {}", rig.log());
         assert!(fault.has_happened(), "{name}");
         let record = wait_for("the record of the start", SOON, || {
             Some(rig.record("blog")).filter(|record| record.starts == starts + 1)
@@ -261,7 +309,7 @@ fn each_step_of_making_the_way_out_may_fail() {
         rig.wait_state("blog", "cold");
     }
     let template = stocked(&rig, 1)[0];
-    assert_eq!(rig.php("blog", GET), "world");
+    assert_eq!(rig.php("blog", &get(WORLD)), "world");
     assert_eq!(rig.master("blog"), template, "the control: nothing fails");
     assert_eq!(rig.end(), 0);
     assert!(!rig.cgroup().exists() && !rig.path("run/templates").exists(), "something is left behind");
@@ -279,17 +327,15 @@ fn howdah_may_die_while_the_way_out_is_made() {
         std::thread::scope(|scope| {
             scope.spawn(|| rig.try_get("blog", "/do.php"));
             wait_for("epoll_create", SOON, || (call(template) == libc::SYS_epoll_create).then_some(()));
-            nix::sys::signal::kill(
-                nix::unistd::Pid::from_raw(rig.pid() as i32),
-                nix::sys::signal::Signal::SIGKILL,
-            )
-            .unwrap();
+            // It cannot end by itself before the next one looks at it.
+            kill(Pid::from_raw(template), Signal::SIGSTOP).unwrap();
+            kill(Pid::from_raw(rig.pid() as i32), Signal::SIGKILL).unwrap();
         });
         rig.crash();
         world.serve(&mut rig);
         wait_for_the_end_of(template, &cgroup);
         rig.write("go", "");
-        assert_eq!(rig.php("blog", GET), "world", "{program}: {}", rig.log());
+        assert_eq!(rig.php("blog", &get(WORLD)), "world", "{program}: {}", rig.log());
         assert_eq!(rig.end(), 0);
         assert!(!rig.cgroup().exists(), "{program}: something is left behind");
     }

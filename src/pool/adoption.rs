@@ -98,11 +98,10 @@ pub fn look(places: &Places, base: Option<&Base>) -> Estate {
                 let older = estate.found.insert(pool.clone(), found).map(|older| older.generation.number);
                 older.map(|number| (number, "a newer one runs".to_owned()))
             }
-            // Its howdah died before it had its configuration, or with it: it has served nobody, or has
-            // just ended.
-            Err(reason) => match place
-                .filter(|_| was_template && reason == NOWHERE && templates::asks(pid) || is_ending(pid))
-            {
+            // Its howdah died before it had its sockets: it has served nobody. Or it has just ended.
+            Err(reason) => match place.filter(|_| {
+                was_template && reason == NOWHERE && templates::lacks_sockets(pid) || is_ending(pid)
+            }) {
                 Some(directory) => {
                     let _ = Cgroup::open(&directory).map(|cgroup| end(&cgroup));
                     None

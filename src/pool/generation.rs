@@ -165,7 +165,7 @@ impl Generation {
     }
 
     /// Makes `waiting` the generation of `pool`, with `listeners` as its sockets and `programs` as what
-    /// makes its way out, if it is to have one ([`outbound::programs_of`]).
+    /// makes its way out, if it is to have one.
     ///
     /// # Errors
     /// The step that failed, of a template that is gone then: `pool` can be launched cold.

@@ -10,11 +10,9 @@ use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::config::network::{Network, Outbound, RESOLVER_V4, RESOLVER_V6};
-use crate::config::pool::Pool;
-use crate::config::profile::Profile;
+use crate::config::network::{Outbound, RESOLVER_V4, RESOLVER_V6};
 use crate::sandbox::uplink::Programs;
-use crate::{spec, sys};
+use crate::sys;
 
 /// Why there is no way out; one line each.
 #[derive(Debug, thiserror::Error)]
@@ -80,17 +78,6 @@ const NEVER_V6: &str = "::/96, ::ffff:0:0/96, 64:ff9b::7f00:0/104, 64:ff9b::a9fe
 const PRIVATE_V4: &str = "10.0.0.0/8, 100.64.0.0/10, 172.16.0.0/12, 192.168.0.0/16";
 const PRIVATE_V6: &str =
     "64:ff9b::a00:0/104, 64:ff9b::6440:0/106, 64:ff9b::ac10:0/108, 64:ff9b::c0a8:0/112, fc00::/7";
-
-/// The programs that make the way out of `pool`, if it is to have one.
-///
-/// # Errors
-/// What is missing.
-pub fn programs_of(pool: &Pool, profile: &Profile) -> Result<Option<Programs>, OutboundError> {
-    match spec::network(pool, profile) {
-        Network::Outbound(outbound) => programs(outbound).map(Some),
-        Network::None | Network::Host(_) => Ok(None),
-    }
-}
 
 /// The programs that make the way out of `outbound`, as this host is now.
 ///

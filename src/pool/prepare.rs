@@ -20,7 +20,7 @@ use seccompiler::BpfProgram;
 pub use self::question::Question;
 use super::outbound::OutboundError;
 use super::tcp_listener::{self, TcpListenerError};
-use crate::config::network::{Ports, Service};
+use crate::config::network::{Outbound, Ports, Service};
 use crate::config::pool::{ImageRef, Network, Pool, ProfileRef};
 use crate::config::profile::{self, Namespace, Profile, ProfileError};
 use crate::config::types::AbsPath;
@@ -201,6 +201,8 @@ pub struct Prepared {
     pub seccomp: Rc<[BpfProgram]>,
     /// Its profile.
     pub profile: Rc<Profile>,
+    /// Its way out, if it is to have one.
+    pub outbound: Option<Outbound>,
     /// Its php-fpm's version.
     pub version: (u32, u32, u32),
     /// What the tenant's own file asked for and does not get.
@@ -468,9 +470,14 @@ impl Workshop {
         let host = ["/etc/resolv.conf".into()].into_iter().chain(services);
         stamp.0.extend(Stamp::of(host.chain(own_file).chain(profile.looked_for.iter().cloned())).0);
         let (version, notices) = (info.version, conf.notices);
+        let outbound = match spec::network(pool, &profile) {
+            Network::Outbound(outbound) => Some(outbound.clone()),
+            Network::None | Network::Host(_) => None,
+        };
         let prepared = Prepared {
             spec,
             seccomp,
+            outbound,
             profile,
             version,
             notices,

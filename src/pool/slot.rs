@@ -251,7 +251,8 @@ impl Slot {
         // One that has failed this start is not followed by another: who waits has waited.
         if let (Some(templates), None) = (templates, &self.cold) {
             // What a way out lacks on this host, a cold launch lacks as well: no template is spent on that.
-            let programs = outbound::programs_of(&self.pool, &prepared.profile).map_err(LaunchError::from)?;
+            let programs = prepared.outbound.as_ref().map(outbound::programs).transpose();
+            let programs = programs.map_err(LaunchError::from)?;
             match templates.take(prepared, sockets.len()) {
                 Ok(waiting) => {
                     let home = &templates.home;

@@ -30,7 +30,8 @@ pub use self::model::{always_cold, class_name, class_of, sources};
 use self::share::{Claim, share};
 use self::standing::Standing;
 use self::trial::Trial;
-pub use self::waiting::{Waiting, asks};
+pub use self::waiting::{Waiting, lacks_sockets};
+use super::outbound;
 use super::prepare::{Places, Prepared};
 use super::record;
 use crate::config::profile::Profile;
@@ -38,7 +39,7 @@ use crate::config::types::IdRange;
 use crate::sandbox::cgroup::Base;
 use crate::sandbox::landlock::Use;
 use crate::sandbox::step::{Step, StepError};
-use crate::sandbox::template::Template;
+use crate::sandbox::template::{Ahead, Template};
 use crate::sandbox::visit::Home;
 use crate::sandbox::{Plan, SpareNetwork};
 use crate::spec::class;
@@ -149,7 +150,13 @@ impl Templates {
     pub fn take(&mut self, prepared: &Rc<Prepared>, listeners: usize) -> Result<Waiting, String> {
         let class = self.learn(prepared, listeners);
         let asked = self.models.iter_mut().filter(|model| model.class == class);
-        asked.for_each(|model| model.asked = Instant::now());
+        asked.for_each(|model| {
+            model.asked = Instant::now();
+            // The next have the packet filter of the pool that asked last.
+            if model.prepared.outbound != prepared.outbound {
+                model.prepared = Rc::clone(prepared);
+            }
+        });
         let mut why = None;
         loop {
             let of_class = |one: &Waiting| one.is_ready && one.class == class;
@@ -402,8 +409,11 @@ impl Templates {
         let cgroup = base
             .create(&name, std::iter::empty(), |_| false)
             .map_err(|error| StepError::new(Step::Clone, format!("({error})"), Errno::EIO))?;
-        let shows_others_files = lodging.lender.is_some();
-        match Template::launch(&spec, plan, &rootfs, (sources, shows_others_files), cgroup.as_fd(), network) {
+        // What is missing is told when a pool starts.
+        let programs = prepared.outbound.as_ref().and_then(|outbound| outbound::programs(outbound).ok());
+        let ahead =
+            Ahead { rootfs: &rootfs, sources, maps: lodging.lender.is_some(), programs: programs.as_ref() };
+        match Template::launch(&spec, plan, ahead, cgroup.as_fd(), network) {
             Ok(template) => {
                 let _ = sys::set_nice(template.process.pid, NICE);
                 let (class, prepared, made) = (class.clone(), Rc::clone(prepared), Instant::now());

@@ -55,19 +55,28 @@ pub struct Template {
     writable: Vec<PathBuf>,
 }
 
+/// What is made for a pool that nobody knows yet.
+pub struct Ahead<'a> {
+    /// The sandbox's root directory on the host.
+    pub rootfs: &'a Path,
+    /// What a pool may have attached later, and for what.
+    pub sources: Vec<Source>,
+    /// Whether the owner of that is somebody else on the disk.
+    pub maps: bool,
+    /// What would make the way out of the pool that it is most likely to become.
+    pub programs: Option<&'a Programs>,
+}
+
 impl Template {
-    /// Launches the program of `spec`, whose root directory is `rootfs`: one with the annotation
-    /// [`IDENTITY`](crate::spec::IDENTITY). Its user's ids are those on the host. `sources` are
-    /// what a pool may have attached later, and for what; with `maps`, their owner is somebody else on
-    /// the disk.
+    /// Launches the program of `spec`, which has the annotation [`IDENTITY`](crate::spec::IDENTITY):
+    /// its user's ids are those on the host.
     ///
     /// # Errors
     /// The failing step; nothing of it is left then.
     pub fn launch(
         spec: &Spec,
         mut plan: Plan,
-        rootfs: &Path,
-        (sources, maps): (Vec<Source>, bool),
+        Ahead { rootfs, sources, maps, programs }: Ahead<'_>,
         cgroup: BorrowedFd<'_>,
         stock: Option<&mut SpareNetwork>,
     ) -> Result<Self, StepError> {
@@ -83,7 +92,10 @@ impl Template {
             }
         }
         let users = maps.then(Users::new).transpose().at(Step::Clone, "(a user namespace for its mounts)")?;
-        let net = (annotation(spec, NETWORK) == Some("outbound")).then(Unclaimed::new).transpose()?;
+        let mut net = (annotation(spec, NETWORK) == Some("outbound")).then(Unclaimed::new).transpose()?;
+        if let (Some(net), Some(programs)) = (&mut net, programs) {
+            net.filter_ahead(programs)?;
+        }
         let process = match &net {
             None => super::launch(&plan, Some(cgroup), stock)?,
             Some(net) => {
@@ -193,6 +205,11 @@ impl Template {
     /// Whether its program has been executed and only the call is to come that it is bound at.
     pub fn awaits_gift(&self) -> bool {
         self.process.gate.as_ref().is_some_and(super::gate::Gate::awaits_gift)
+    }
+
+    /// Whether nothing but its program is at work in it.
+    pub fn is_settled(&self) -> bool {
+        self.net.as_ref().is_none_or(Unclaimed::is_settled)
     }
 
     /// Its process, and those that keep the user namespaces of its mounts and of its network.

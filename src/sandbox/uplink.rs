@@ -77,7 +77,9 @@ impl Net {
     /// Before there is a process; what goes wrong in it is the uplink's [`Condition`].
     pub fn serve(&self, programs: &Programs, cgroup: Option<BorrowedFd<'_>>) -> Result<Uplink, StepError> {
         let words = "(the way out)";
-        let rules = memory_file(&programs.rules).at(Step::FilterNetwork, words)?;
+        let in_force = self.rules.as_ref() == Some(&programs.rules);
+        let rules = (!in_force).then(|| memory_file(&programs.rules)).transpose();
+        let rules = rules.at(Step::FilterNetwork, words)?;
         let (ready, ready_of_child) = pipe(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).at(Step::Clone, words)?;
         // Neither end waits: a carrier that talks while nobody listens must not stand still.
         let (messages, messages_of_child) =
@@ -90,7 +92,8 @@ impl Net {
             sys::Cloned::Child => {
                 drop((ready, messages));
                 let ends = [self.net.as_fd(), ready_of_child.as_fd(), messages_of_child.as_fd()];
-                let Err(error) = become_carrier(self, programs, rules.as_fd(), ends);
+                let rules = rules.as_ref().map(AsFd::as_fd);
+                let Err(error) = become_carrier(self, programs, rules, ends);
                 let _ = nix::unistd::write(&messages_of_child, format!("{error}\n").as_bytes());
                 sys::exit_now(NOT_EXECUTED)
             }
@@ -105,7 +108,7 @@ impl Net {
 fn become_carrier(
     net: &Net,
     programs: &Programs,
-    rules: BorrowedFd<'_>,
+    rules: Option<BorrowedFd<'_>>,
     [namespace, ready, messages]: [BorrowedFd<'_>; 3],
 ) -> Result<Infallible, StepError> {
     // 1. Signals first: pasta takes a SIGPIPE that is ignored already for an error.
@@ -114,9 +117,11 @@ fn become_carrier(
     sys::join_session_keyring().at(Step::JoinKeyring, "")?;
     // 2. What is howdah's goes now, not at execve: the filter's program may take its time, and a
     //    howdah that dies meanwhile must not have its sockets and its lock live on here.
-    close_all_but(&[net.net.as_fd(), net.owner.as_fd(), rules, namespace, ready, messages])?;
+    let kept: Vec<_> = [net.owner.as_fd(), namespace, ready, messages].into_iter().chain(rules).collect();
+    close_all_but(&kept)?;
     // 3. The rules before the way: there must be no moment with the one and without the other.
-    filter(net, programs, rules, messages)?;
+    //    Those that are in force already are these to the letter.
+    rules.map_or(Ok(()), |rules| filter(namespace, programs, rules, messages))?;
     // 4. Groups while we are root; then the account, with capabilities over its own
     //    user namespace and the network in it, and over nothing else.
     nix::unistd::setgroups(&[]).at(Step::TakeIdentity, "(groups)")?;
@@ -144,7 +149,7 @@ fn close_all_but(kept: &[BorrowedFd<'_>]) -> Result<(), StepError> {
 
 /// Runs the filter's program inside the network namespace, to its end.
 fn filter(
-    net: &Net,
+    net: BorrowedFd<'_>,
     programs: &Programs,
     rules: BorrowedFd<'_>,
     messages: BorrowedFd<'_>,
@@ -152,9 +157,7 @@ fn filter(
     let name = || programs.filter.first().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
     match sys::clone3(0, None).at(Step::FilterNetwork, name())? {
         sys::Cloned::Child => {
-            // As howdah's root: the program needs no identity of its own, for the rules are howdah's.
-            let joined = setns(net.net.as_fd(), CloneFlags::CLONE_NEWNET).at(Step::FilterNetwork, name());
-            let Err(error) = joined.and_then(|()| execute(&programs.filter, [rules, messages, messages]));
+            let Err(error) = become_filter(net, programs, rules, messages);
             let _ = nix::unistd::write(messages, format!("{error}\n").as_bytes());
             sys::exit_now(NOT_EXECUTED)
         }
@@ -164,6 +167,17 @@ fn filter(
             _ => sys::exit_now(NOT_EXECUTED),
         },
     }
+}
+
+/// As howdah's root: the filter's program needs no identity of its own, for the rules are howdah's.
+fn become_filter(
+    net: BorrowedFd<'_>,
+    programs: &Programs,
+    rules: BorrowedFd<'_>,
+    messages: BorrowedFd<'_>,
+) -> Result<Infallible, StepError> {
+    setns(net, CloneFlags::CLONE_NEWNET).at(Step::FilterNetwork, "")?;
+    execute(&programs.filter, [rules, messages, messages])
 }
 
 /// execve(2) with these as descriptors 0, 1 and 2, and nothing above them.
@@ -195,9 +209,7 @@ pub fn replace_rules(namespace: BorrowedFd<'_>, programs: &Programs) -> Result<(
     let (said, said_of_child) = pipe(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(told)?;
     let pid = match sys::clone3(0, None).map_err(told)? {
         sys::Cloned::Child => {
-            let joined = setns(namespace, CloneFlags::CLONE_NEWNET).at(Step::FilterNetwork, "");
-            let ends = [rules.as_fd(), said_of_child.as_fd(), said_of_child.as_fd()];
-            let Err(error) = joined.and_then(|()| execute(&programs.filter, ends));
+            let Err(error) = become_filter(namespace, programs, rules.as_fd(), said_of_child.as_fd());
             let _ = nix::unistd::write(&said_of_child, error.to_string().as_bytes());
             sys::exit_now(NOT_EXECUTED)
         }

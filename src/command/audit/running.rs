@@ -96,8 +96,12 @@ impl Running {
                 let waiting = template(bench, pool, prepared, sockets.len())?;
                 let home = bench.templates.as_ref().map(|templates| &templates.home);
                 let home = home.ok_or_else(|| failed(&"no templates"))?;
-                let programs =
-                    outbound::programs_of(pool, &prepared.profile).map_err(|error| failed(&error))?;
+                let programs = prepared
+                    .outbound
+                    .as_ref()
+                    .map(outbound::programs)
+                    .transpose()
+                    .map_err(|error| failed(&error))?;
                 let (base, programs) = (bench.base.as_ref(), programs.as_ref());
                 Generation::from_template((pool, 1), prepared, &sockets, programs, base, waiting, home)
             }

@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
@@ -50,8 +50,14 @@ pub struct Waiting {
 }
 
 /// Whether a php-fpm sleeps in open(2), as it does until it has its configuration.
-pub fn asks(pid: Pid) -> bool {
+fn asks(pid: Pid) -> bool {
     call(pid).is_some_and(|number| number == libc::SYS_openat || number == libc::SYS_open)
+}
+
+/// Whether it is a template that has not got its sockets: something harmless is still in their place.
+pub fn lacks_sockets(pid: Pid) -> bool {
+    let first = format!("/proc/{pid}/fd/{}", prepare::FIRST_LISTENER);
+    asks(pid) || fs::read_link(first).is_ok_and(|file| file.as_path() == Path::new("/dev/null"))
 }
 
 /// The number of the system call in which a process sleeps (proc_pid_syscall(5)).
@@ -86,7 +92,7 @@ impl Waiting {
     /// Whether its php-fpm has loaded what it loads and waits for its configuration: it sleeps in
     /// open(2), and nothing but a FIFO lets a program sleep there (fifo(7)).
     pub(super) fn asks(&self) -> bool {
-        self.template.awaits_gift() && asks(self.template.process.pid)
+        self.template.awaits_gift() && self.template.is_settled() && asks(self.template.process.pid)
     }
 
     fn end_of(&self) -> Option<WaitStatus> {
