@@ -291,8 +291,8 @@ impl Supervisor {
             let all = same.iter().flat_map(|slot| templates::sources(&slot.pool, profile));
             all.take(MOST_SOURCES).collect()
         };
-        let places = (&self.settings.places, self.base.as_ref(), self.network.as_mut());
-        if let Some(told) = templates.go_on(now, is_quiet, places, sources) {
+        let ground = (self.base.as_ref(), self.network.as_mut());
+        if let Some(told) = templates.go_on(now, is_quiet, ground, sources) {
             journal::line(Level::Warning, Origin::default(), &told);
         }
         self.write_stock(templates.stock());

@@ -20,6 +20,13 @@ pub struct Lodging {
     pub(super) lender: Option<Rc<RefCell<Ids>>>,
 }
 
+impl Lodging {
+    /// The name of its cgroup.
+    pub(super) fn name(&self) -> String {
+        self.directory.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+}
+
 impl Drop for Lodging {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.directory);

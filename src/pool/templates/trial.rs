@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::model::step;
+use super::birth::step;
 use super::waiting::{RUNS, Waiting};
 use crate::fpm::client::{Request, response};
 use crate::fpm::log::{Kind, Line, Lines, classify, reason};

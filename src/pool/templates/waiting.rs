@@ -12,9 +12,9 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
+use super::birth::step;
 use super::loaded::loaded;
 use super::lodging::Lodging;
-use super::model::step;
 use crate::config::pool::Pool;
 use crate::pool::generation::Phases;
 use crate::pool::prepare::{self, CONF, Prepared, Stamp};
