@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use rig::fault::{Call, Fault, Instead};
-use rig::templates::{keep, started_by, stocked};
+use rig::templates::{keep, started_by, stocked, stop};
 use rig::{Rig, TENANT, patience, wait_for};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -262,7 +262,7 @@ fn one_that_stands_still_holds_nobody_up_for_long() {
     );
     // Before the bind, nobody reads its configuration.
     let own = stocked(&rig, 1)[0];
-    kill(Pid::from_raw(own), Signal::SIGSTOP).unwrap();
+    stop(own);
     let (why, took) = survives(&rig, own, "it was stopped", None);
     assert!(why.starts_with("execute (its configuration): ") && took < limit, "{why} {took:?}");
     let own = stocked(&rig, 1)[0];

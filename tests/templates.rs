@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::time::Duration;
 
-use rig::templates::{keep, keep_as_usual, started_by, stocked, waiting};
+use rig::templates::{keep, keep_as_usual, started_by, stocked, stop, waiting};
 use rig::{OTHER, Rig, TENANT, wait_for};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -142,7 +142,8 @@ fn check_tells_the_class_and_why_there_is_none() {
         ("out", TENANT, &format!("profile = {shared:?}\n")),
     ] {
         rig.site(name, "index.php", "<?php", user);
-        rig.pool_of(name, user.0, more);
+        // On a machine with a database each account has classes of its own.
+        rig.pool_of(name, user.0, &format!("{more}[start]\ntemplate = true\n"));
     }
     let pools = rig.path("pools");
     let told = rig.howdah(&["check", "--json", pools.to_str().unwrap()]);
@@ -257,7 +258,7 @@ fn one_that_dies_while_it_waits_or_when_it_is_bound_costs_nobody_a_request() {
     rig.wait_state("blog", "cold");
     // It does not take its configuration: all that was bound to it goes with it.
     let pid = nix::unistd::Pid::from_raw(stocked(&rig, 1)[0]);
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    stop(pid.as_raw());
     assert_eq!(rig.text("blog", "/index.php"), "hello");
     rig.wait_log("not by a template: execute (its configuration)");
     assert_eq!(nix::sys::signal::kill(pid, None), Err(nix::errno::Errno::ESRCH), "it is still there");
@@ -310,30 +311,33 @@ fn database(rig: &Rig) {
 }
 
 #[test]
-fn a_pool_that_sees_a_database_is_launched_cold_unless_its_file_says_otherwise() {
+fn a_database_knows_a_pool_by_its_account_unless_its_file_says_otherwise() {
     let mut rig = Rig::new();
     database(&rig);
     keep_as_usual(&rig, 1);
-    let ask = "<?php echo stream_get_contents(fsockopen('unix:///run/mysqld/mysqld.sock'));";
+    let ask = "<?php $from = fsockopen('unix:///run/mysqld/mysqld.sock'); echo stream_get_contents($from), ' ', posix_getuid();";
     let mount = format!("[[mount]]\nsource = {:?}\ntarget = \"/run/mysqld\"\n{SHORT}", rig.path("mysqld"));
-    for (name, more) in [("blog", ""), ("shop", "[start]\ntemplate = true\n")] {
-        rig.site(name, "index.php", ask, TENANT);
-        rig.pool(name, &format!("{mount}\n{more}"));
+    let pools = [("blog", TENANT, ""), ("shop", OTHER, ""), ("wiki", TENANT, "[start]\ntemplate = true\n")];
+    for (name, user, more) in pools {
+        rig.site(name, "index.php", ask, user);
+        rig.pool_of(name, user.0, &format!("{mount}\n{more}"));
     }
     rig.site("never", "index.php", "<?php echo 1;", TENANT);
     rig.pool("never", &format!("{SHORT}\n[start]\ntemplate = false\n"));
     rig.serve();
-    stocked(&rig, 1);
-    assert_eq!(rig.text("blog", "/index.php"), TENANT.1.to_string(), "it knows the account");
-    assert_eq!(started_by(&rig, "blog"), "cold launch");
-    let why = rig.record("blog").last_start_not_by_template.unwrap();
-    assert!(why.contains("[start] template = true if it logs in with a password"), "{why}");
+    // Of each account one, and one of nobody's.
+    stocked(&rig, 3);
+    for (name, user, _) in &pools[..2] {
+        assert_eq!(rig.text(name, "/index.php"), format!("{} {}", user.1, user.1), "it knows the account");
+        assert_eq!(started_by(&rig, name), "template", "{}", rig.log());
+    }
+    let text = rig.text("wiki", "/index.php");
+    assert_eq!(started_by(&rig, "wiki"), "template");
+    let (known, inside) = text.split_once(' ').unwrap();
+    assert!(known.parse::<u32>().unwrap() >= 0x7000_0000, "it knows the sandbox: {known}");
+    assert_eq!(inside, TENANT.1.to_string());
     assert_eq!(rig.text("never", "/index.php"), "1");
     assert_eq!(started_by(&rig, "never"), "cold launch");
     let why = rig.record("never").last_start_not_by_template.unwrap();
     assert_eq!(why, "its file says [start] template = false");
-    stocked(&rig, 1);
-    let uid: u32 = rig.text("shop", "/index.php").parse().unwrap();
-    assert_eq!(started_by(&rig, "shop"), "template");
-    assert!(uid >= 0x7000_0000, "it knows the sandbox's {uid}");
 }

@@ -73,11 +73,12 @@ fn templates(runtime: &Path, json: bool) -> Result<(), Failure> {
         println!("{why}");
         return Ok(());
     }
-    println!("{:8}  {:10}  {:>8}  {:>9}", "CLASS", "PHP", "WAITING", "MEMORY");
+    println!("{:8}  {:10}  {:>10}  {:>8}  {:>9}", "CLASS", "PHP", "UID", "WAITING", "MEMORY");
     for class in &stock.classes {
         let waiting = format!("{} of {}", class.waiting.len(), stock.wanted);
         let memory = class.memory_bytes.map_or_else(|| "-".to_owned(), megabytes);
-        println!("{:8}  {:10}  {waiting:>8}  {memory:>9}", class.class, class.php);
+        let uid = class.uid.map_or_else(|| "own".to_owned(), |uid| uid.to_string());
+        println!("{:8}  {:10}  {uid:>10}  {waiting:>8}  {memory:>9}", class.class, class.php);
         if let Some(why) = &class.why_none {
             println!("{:8}  {}", "", one_line(why));
         }

@@ -262,7 +262,7 @@ impl Generation {
 
     /// The uid of its processes on the host: `pool`'s, or the one that it had before it was a pool's.
     pub fn uid(&self, pool: &Pool) -> u32 {
-        self.lodging.as_ref().map_or(pool.user.uid, |lodging| lodging.id)
+        self.lodging.as_ref().map_or(pool.user.uid, |lodging| lodging.ids.0)
     }
 
     /// The pipe of its descriptors 1 and 2.

@@ -14,13 +14,13 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use oci_spec::OciSpecError;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Mount, Spec};
 use seccompiler::BpfProgram;
 
 pub use self::question::Question;
 use super::outbound::OutboundError;
 use super::tcp_listener::{self, TcpListenerError};
-use crate::config::network::{Outbound, Ports};
+use crate::config::network::{Outbound, Ports, Service};
 use crate::config::pool::{ImageRef, Network, Pool, ProfileRef};
 use crate::config::profile::{self, Namespace, Profile, ProfileError};
 use crate::config::types::AbsPath;
@@ -215,6 +215,8 @@ pub struct Prepared {
     pub(super) ini_files: Vec<PathBuf>,
     /// Its class, when it has been asked for: templates::class_of.
     pub(super) class: OnceCell<Rc<str>>,
+    /// The ids on the host with which a template for it must be born; `None`: any will do.
+    pub(super) own_ids: Option<(u32, u32)>,
     /// Whether its root directory has been made.
     has_root: Cell<bool>,
     stamp: Stamp,
@@ -458,6 +460,7 @@ impl Workshop {
             args: command(image, &profile),
             env: environment.into_iter().map(|(key, value)| format!("{key}={value}")).collect(),
         })?;
+        let own_ids = own_ids(pool, &spec);
         let mut files = vec![(CONF.to_owned(), conf.text)];
         files.extend(chosen.into_iter().flatten());
         let mut stamp = stamp.clone();
@@ -482,6 +485,7 @@ impl Workshop {
             files,
             ini_files: info.loaded_ini.iter().chain(&info.scanned).cloned().collect(),
             class: OnceCell::new(),
+            own_ids,
             has_root: Cell::new(false),
             stamp,
         };
@@ -681,6 +685,19 @@ fn service_directories(pool: &Pool) -> Vec<&'static Path> {
         .filter(|path| path.is_dir())
         .filter(is_free)
         .collect()
+}
+
+/// The uid and gid on the host with which the sandbox of `pool`, whose spec is `spec`, must be born;
+/// `None`: any will do. A database whose socket it sees may let an account in by the uid of the process
+/// (SO_PEERCRED, unix(7)), and would find a stranger's.
+fn own_ids(pool: &Pool, spec: &Spec) -> Option<(u32, u32)> {
+    let (_, own) = spec::mounts_of(spec);
+    let ends = |mount: &'_ Mount| [mount.source().clone(), Some(mount.destination().clone())];
+    let mut paths = own.iter().flat_map(ends).flatten();
+    let is_around = |path: &Path, socket: &Path| path.starts_with(socket) || socket.starts_with(path);
+    let sees_database =
+        paths.any(|path| Service::DATABASES.iter().any(|one| is_around(&path, one.directory())));
+    (pool.start.template.is_none() && sees_database).then_some((pool.user.uid, pool.user.gid))
 }
 
 /// Makes the pool's state directories, each its user's alone.

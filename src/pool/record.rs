@@ -113,8 +113,11 @@ pub struct Stock {
 pub struct Class {
     /// Its short name, as `howdah check` tells it.
     pub class: String,
-    /// Its image and php-fpm's version.
+    /// Its php-fpm's version.
     pub php: String,
+    /// The uid on the host that its templates are born with, where a database may ask for that; `None`:
+    /// each has one of its own.
+    pub uid: Option<u32>,
     /// The processes that wait, by the host's numbers.
     pub waiting: Vec<i32>,
     /// What one takes of the memory, bytes (PSS); `None`: none has waited yet.

@@ -39,7 +39,7 @@ use crate::config::types::IdRange;
 use crate::sandbox::cgroup::Base;
 use crate::sandbox::landlock::Use;
 use crate::sandbox::step::{Step, StepError};
-use crate::sandbox::template::Template;
+use crate::sandbox::template::{Ahead, Template};
 use crate::sandbox::visit::Home;
 use crate::sandbox::{Plan, SpareNetwork};
 use crate::spec::class;
@@ -220,6 +220,7 @@ impl Templates {
             record::Class {
                 class: short_name(&model.class),
                 php: format!("{major}.{minor}.{patch}"),
+                uid: model.prepared.own_ids.map(|(uid, _)| uid),
                 memory_bytes: model.each,
                 standing: model.standing.word().to_owned(),
                 why_none: waiting.is_empty().then(|| self.why_none(&model.class)),
@@ -386,28 +387,33 @@ impl Templates {
     ) -> Result<Waiting, StepError> {
         let Model { class, prepared, listeners, .. } = &self.models[model];
         let refuse = |error: io::Error| step(Step::AttachRoot, "(of a template)", &error);
-        let id = self.ids.borrow_mut().take().map_err(refuse)?;
-        let id = id
-            .ok_or_else(|| StepError::new(Step::MapIdentity, "(all template_ids are used)", Errno::EAGAIN))?;
+        let none_left = || StepError::new(Step::MapIdentity, "(all template_ids are used)", Errno::EAGAIN);
+        let (ids, lender) = match prepared.own_ids {
+            Some(ids) => (ids, None),
+            None => {
+                let id = self.ids.borrow_mut().take().map_err(refuse)?.ok_or_else(none_left)?;
+                ((id, id), Some(Rc::clone(&self.ids)))
+            }
+        };
         self.number += 1;
         let name = format!("template-{}-{}", nix::unistd::getpid(), self.number);
         let directory = directory(places).join(&name);
-        let lodging = Lodging { id, directory, ids: Some(Rc::clone(&self.ids)) };
+        let lodging = Lodging { ids, directory, lender };
         let rootfs = lodging.directory.join("rootfs");
-        let spec = class::template(&prepared.spec, id, id, &rootfs);
-        make_root(&rootfs, prepared, &spec, id)?;
-        let (log, descriptors) = descriptors(id, *listeners).map_err(refuse)?;
+        let spec = class::template(&prepared.spec, ids.0, ids.1, &rootfs);
+        make_root(&rootfs, prepared, &spec, ids.1)?;
+        let (log, descriptors) = descriptors(ids, *listeners).map_err(refuse)?;
         let plan = Plan::new(&spec, prepared.seccomp.clone(), descriptors)?;
         let open = |(path, of): (PathBuf, Use)| paths::open_trusted(&path).ok().map(|fd| (path, fd, of));
         let sources = sources.into_iter().filter_map(open).collect();
         let cgroup = base
             .create(&name, std::iter::empty(), |_| false)
             .map_err(|error| StepError::new(Step::Clone, format!("({error})"), Errno::EIO))?;
+        let shows_others_files = lodging.lender.is_some();
         // What is missing is told when a pool starts.
         let programs = prepared.outbound.as_ref().and_then(|outbound| outbound::programs(outbound).ok());
-        let made =
-            Template::launch(&spec, plan, &rootfs, sources, programs.as_ref(), cgroup.as_fd(), network);
-        match made {
+        let ahead = Ahead { sources, maps: shows_others_files, programs: programs.as_ref() };
+        match Template::launch(&spec, plan, &rootfs, ahead, cgroup.as_fd(), network) {
             Ok(template) => {
                 let _ = sys::set_nice(template.process.pid, NICE);
                 let (class, prepared, made) = (class.clone(), Rc::clone(prepared), Instant::now());

@@ -34,6 +34,16 @@ type Inode = (u64, u64);
 /// What a pool may have attached later: where it is on the host, open, and what for.
 pub type Source = (PathBuf, OwnedFd, Use);
 
+/// What is known of the pools that a template may become, before one of them wants it.
+pub struct Ahead<'a> {
+    /// What may be attached later.
+    pub sources: Vec<Source>,
+    /// Whether the owner of that is somebody else on the disk.
+    pub maps: bool,
+    /// What would make the way out of the one that it is most likely to become.
+    pub programs: Option<&'a Programs>,
+}
+
 /// A sandbox that waits to be bound.
 pub struct Template {
     /// Its process.
@@ -43,7 +53,8 @@ pub struct Template {
     rootfs: PathBuf,
     root: OwnedFd,
     trees: Vec<Tree>,
-    users: Users,
+    /// `None`: its ids are those of whose files it shows.
+    users: Option<Users>,
     /// Its network, where that is to have a way out: nothing leads out of it yet.
     net: Option<Unclaimed>,
     /// What its Landlock allows of directories that may be attached; `None`: it is off.
@@ -57,8 +68,7 @@ pub struct Template {
 impl Template {
     /// Launches the program of `spec`, whose root directory is `rootfs`: one with the annotation
     /// [`IDENTITY`](crate::spec::IDENTITY). Its user's ids are those on the host. `sources` are
-    /// what a pool may have attached later, and for what; `programs` are what would make the way out of
-    /// the pool that it is most likely to become.
+    /// [`IDENTITY`](crate::spec::IDENTITY). Its user's ids are those on the host.
     ///
     /// # Errors
     /// The failing step; nothing of it is left then.
@@ -66,11 +76,11 @@ impl Template {
         spec: &Spec,
         mut plan: Plan,
         rootfs: &Path,
-        sources: Vec<Source>,
-        programs: Option<&Programs>,
+        ahead: Ahead<'_>,
         cgroup: BorrowedFd<'_>,
         stock: Option<&mut SpareNetwork>,
     ) -> Result<Self, StepError> {
+        let Ahead { sources, maps, programs } = ahead;
         let on = plan.prepare.landlock.is_some();
         let mut allowed: HashMap<Inode, Vec<Use>> = HashMap::new();
         let mut paths = Vec::new();
@@ -82,7 +92,7 @@ impl Template {
                 plan.allow(source, purpose);
             }
         }
-        let users = Users::new().at(Step::Clone, "(a user namespace for its mounts)")?;
+        let users = maps.then(Users::new).transpose().at(Step::Clone, "(a user namespace for its mounts)")?;
         let mut net = (annotation(spec, NETWORK) == Some("outbound")).then(Unclaimed::new).transpose()?;
         if let (Some(net), Some(programs)) = (&mut net, programs) {
             net.filter_ahead(programs)?;
@@ -145,10 +155,12 @@ impl Template {
         let process = spec.process().as_ref().ok_or_else(|| missing("process"))?;
         let inside = (process.user().uid(), process.user().gid());
         let (image, own) = mounts_of(spec);
-        let users = self.users.exchange(inside, self.ids).at(Step::MapIdentity, "(of its mounts)")?;
+        let exchange = |users: &Users| users.exchange(inside, self.ids);
+        let users = self.users.as_ref().map(exchange).transpose().at(Step::MapIdentity, "(of its mounts)")?;
+        let users = users.as_ref().map(AsFd::as_fd);
         let trees = own
             .iter()
-            .map(|mount| mounts::prepare(mount, Sources::Host, Some(users.as_fd())))
+            .map(|mount| mounts::prepare(mount, Sources::Host, users))
             .collect::<Result<Vec<_>, _>>()?;
         self.check_rules(spec, own, &trees)?;
         mounts::make_points_in_tmpfs(&self.trees, own)?;
@@ -203,7 +215,8 @@ impl Template {
 
     /// Its process, and those that keep the user namespaces of its mounts and of its network.
     pub fn processes(&self) -> impl Iterator<Item = Pid> {
-        [self.process.pid, self.users.pid()].into_iter().chain(self.net.as_ref().map(Unclaimed::pid))
+        let keepers = [self.users.as_ref().map(Users::pid), self.net.as_ref().map(Unclaimed::pid)];
+        std::iter::once(self.process.pid).chain(keepers.into_iter().flatten())
     }
 
     /// Its process; what is left of the making of it ends here.

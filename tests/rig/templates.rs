@@ -53,3 +53,12 @@ pub fn started_by(rig: &Rig, pool: &str) -> String {
         Some(rig.record(pool).last_start_by).filter(|by| !by.is_empty())
     })
 }
+
+/// Stops `pid`, and waits until it stands: one that is only told to may still be where it waits.
+pub fn stop(pid: i32) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGSTOP).unwrap();
+    wait_for("a stopped process", SOON, || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(')').filter(|(_, tail)| tail.trim_start().starts_with('T')).map(drop)
+    });
+}

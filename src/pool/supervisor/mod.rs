@@ -409,12 +409,14 @@ impl Supervisor {
 /// Most of what makes a class, and of what keeps a pool from having one, without the work of preparing
 /// ten thousand pools.
 fn likeness(slot: &Slot) -> String {
-    let Pool { fpm, profile, php, limits, network, sockets, start, .. } = &slot.pool;
+    let Pool { fpm, profile, php, limits, network, sockets, start, user, .. } = &slot.pool;
     let sizes = (limits.tmp, limits.run, limits.shm);
     // Of its rules only what Landlock holds.
     let network = network.as_ref().map(|network| (network.mode(), network.ports()));
-    let cold = (start.template, network, sockets);
-    format!("{:?}", (&fpm.binary, profile, &php.extensions, sizes, slot.listeners.len(), cold))
+    // A class may be an account's where a database could be asked who that is.
+    let account = start.template.is_none().then_some((user.uid, sockets));
+    let more = (network, start.template, account, slot.listeners.len());
+    format!("{:?}", (&fpm.binary, profile, &php.extensions, sizes, more))
 }
 
 /// Templates, where they are wanted.

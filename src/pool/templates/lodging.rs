@@ -13,11 +13,11 @@ use crate::pool::prepare::Places;
 #[derive(Debug)]
 pub struct Lodging {
     /// Its uid and gid on the host.
-    pub id: u32,
+    pub ids: (u32, u32),
     pub(super) directory: PathBuf,
-    /// Where the id is given back; `None` of one that an earlier howdah made, whose id nobody gets
-    /// while a process has it.
-    pub(super) ids: Option<Rc<RefCell<Ids>>>,
+    /// Where the id is given back; `None` of one that has an account's ids, or that an earlier howdah
+    /// made, whose id nobody gets while a process has it.
+    pub(super) lender: Option<Rc<RefCell<Ids>>>,
 }
 
 impl Drop for Lodging {
@@ -25,8 +25,8 @@ impl Drop for Lodging {
         let _ = fs::remove_dir_all(&self.directory);
         // The last one takes the directory of all with it.
         let _ = self.directory.parent().map(fs::remove_dir);
-        if let Some(ids) = &self.ids {
-            ids.borrow_mut().give_back(self.id);
+        if let Some(lender) = &self.lender {
+            lender.borrow_mut().give_back(self.ids.0);
         }
     }
 }
@@ -47,8 +47,9 @@ pub fn find(places: &Places, name: &str) -> Option<(String, u64, Lodging)> {
     let directory = directory(places).join(name);
     let text = fs::read_to_string(directory.join("pool")).ok()?;
     let mut words = text.split_whitespace();
-    let (pool, number, id) = (words.next()?, words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-    Some((pool.to_owned(), number, Lodging { id, directory, ids: None }))
+    let (pool, number) = (words.next()?, words.next()?.parse().ok()?);
+    let ids = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    Some((pool.to_owned(), number, Lodging { ids, directory, lender: None }))
 }
 
 /// Removes what templates have left whose names are not among `kept`.

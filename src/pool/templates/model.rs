@@ -13,17 +13,16 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
-use oci_spec::runtime::Mount;
+use oci_spec::runtime::Spec;
 
 use super::standing::Standing;
-use crate::config::network::Service;
 use crate::config::pool::{Access, Pool};
 use crate::config::profile::{MountKind, Namespace, Profile};
 use crate::image;
 use crate::pool::prepare::{CONF, Prepared};
 use crate::sandbox::landlock::Use;
 use crate::sandbox::step::{Step, StepError};
-use crate::spec::{self, class};
+use crate::spec::class;
 
 /// What the templates of one class are made of.
 pub(super) struct Model {
@@ -53,7 +52,8 @@ pub(super) fn short_name(class: &Rc<str>) -> String {
 pub fn class_of(prepared: &Prepared, listeners: usize) -> Rc<str> {
     let make = || {
         let files: Vec<_> = prepared.files.iter().filter(|(name, _)| name != CONF).collect();
-        format!("{} {:?} {:?}", class::class(&prepared.spec, listeners), prepared.layout.links, files).into()
+        let spec = class::class(&prepared.spec, listeners);
+        format!("{spec} {:?} {:?} {files:?}", prepared.own_ids, prepared.layout.links).into()
     };
     Rc::clone(prepared.class.get_or_init(make))
 }
@@ -71,23 +71,7 @@ pub fn always_cold(pool: &Pool, prepared: &Prepared) -> Option<&'static str> {
     if prepared.files.iter().any(|(name, text)| name == CONF && names_other_events(text)) {
         return Some("its php-fpm configuration sets events.mechanism, and a template needs epoll");
     }
-    if pool.start.template.is_none() && sees_database(prepared) {
-        return Some(
-            "it sees the socket of a database, which may know it by its uid (SO_PEERCRED): \
-             [start] template = true if it logs in with a password",
-        );
-    }
     None
-}
-
-/// Whether the directory is mounted in which a database has its socket: one that lets an account in
-/// by the uid of its process would find that of a sandbox there.
-fn sees_database(prepared: &Prepared) -> bool {
-    let (_, own) = spec::mounts_of(&prepared.spec);
-    let ends = |mount: &'_ Mount| [mount.source().clone(), Some(mount.destination().clone())];
-    let mut paths = own.iter().flat_map(ends).flatten();
-    let is_around = |path: &Path, socket: &Path| path.starts_with(socket) || socket.starts_with(path);
-    paths.any(|path| Service::DATABASES.iter().any(|one| is_around(&path, one.directory())))
 }
 
 /// Whether php-fpm is told to wait for events otherwise than by epoll, which it takes by itself where
@@ -119,12 +103,7 @@ pub fn sources(pool: &Pool, profile: &Profile) -> Vec<(PathBuf, Use)> {
 
 /// The root directory of a template: the class's part of `/etc`, the points where mounts go, and
 /// in place of the configuration a FIFO at which php-fpm waits.
-pub(super) fn make_root(
-    rootfs: &Path,
-    prepared: &Prepared,
-    spec: &oci_spec::runtime::Spec,
-    id: u32,
-) -> Result<(), StepError> {
+pub(super) fn make_root(rootfs: &Path, prepared: &Prepared, spec: &Spec, gid: u32) -> Result<(), StepError> {
     let make = || -> io::Result<()> {
         // Whoever is in it must get through its own root; nobody else has anything to look for there.
         if let Some(all) = rootfs.parent().and_then(Path::parent) {
@@ -134,11 +113,11 @@ pub(super) fn make_root(
         let etc = rootfs.join("etc/howdah");
         fs::create_dir_all(&etc)?;
         for (name, text) in prepared.files.iter().filter(|(name, _)| name != CONF) {
-            image::write_secret(&rootfs.join("etc").join(name), text, id).map_err(|(_, error)| error)?;
+            image::write_secret(&rootfs.join("etc").join(name), text, gid).map_err(|(_, error)| error)?;
         }
         let fifo = rootfs.join("etc").join(CONF);
         mkfifo(&fifo, Mode::from_bits_truncate(0o640))?;
-        chown(&fifo, None, Some(id))?;
+        chown(&fifo, None, Some(gid))?;
         prepared.layout.make_links(rootfs).map_err(|(_, error)| error)?;
         fs::create_dir_all(rootfs.join(class::STATE.trim_start_matches('/')))
     };
@@ -154,13 +133,13 @@ pub(super) fn step(step: Step, object: &str, error: &io::Error) -> StepError {
 
 /// The reading end of its log; its descriptors: standard input, the log twice, and in the place of
 /// each listening socket something harmless.
-pub(super) fn descriptors(id: u32, listeners: usize) -> io::Result<(OwnedFd, Vec<OwnedFd>)> {
+pub(super) fn descriptors((uid, gid): (u32, u32), listeners: usize) -> io::Result<(OwnedFd, Vec<OwnedFd>)> {
     let (log, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
     nix::fcntl::fcntl(
         std::os::fd::AsRawFd::as_raw_fd(&log),
         nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK),
     )?;
-    std::os::unix::fs::fchown(&writer, Some(id), Some(id))?;
+    std::os::unix::fs::fchown(&writer, Some(uid), Some(gid))?;
     let null: OwnedFd = File::open("/dev/null")?.into();
     let mut all = vec![null.try_clone()?, writer.try_clone()?, writer];
     for _ in 0..listeners {

@@ -153,8 +153,8 @@ fn bind(waiting: &mut Waiting, home: &Home) -> Result<UnixStream, StepError> {
     let mut client = UnixStream::connect(&path).map_err(refuse)?;
     client.set_nonblocking(true).map_err(refuse)?;
     client.write_all(&ping()).map_err(refuse)?;
-    let id = waiting.lodging.id;
-    let spec = class::template(&waiting.prepared.spec, id, id, waiting.template.rootfs());
+    let (uid, gid) = waiting.lodging.ids;
+    let spec = class::template(&waiting.prepared.spec, uid, gid, waiting.template.rootfs());
     let text = configuration(&waiting.prepared)
         .ok_or_else(|| StepError::new(Step::Execute, "(FPM_SOCKETS names no socket)", Errno::EINVAL))?;
     waiting.take_priority()?;

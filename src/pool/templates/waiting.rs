@@ -85,8 +85,8 @@ impl Waiting {
     /// # Errors
     /// That of writing.
     pub fn mark(&self, pool: &str, generation: u64) -> io::Result<()> {
-        let Lodging { id, directory, .. } = &self.lodging;
-        fs::write(directory.join("pool"), format!("{pool} {generation} {id}\n"))
+        let Lodging { ids: (uid, gid), directory, .. } = &self.lodging;
+        fs::write(directory.join("pool"), format!("{pool} {generation} {uid} {gid}\n"))
     }
 
     /// Whether its php-fpm has loaded what it loads and waits for its configuration: it sleeps in
@@ -172,7 +172,7 @@ impl Waiting {
         let file =
             |(path, error): (PathBuf, io::Error)| step(Step::AttachRoot, &path.display().to_string(), &error);
         let network = spec::network(pool, &prepared.profile);
-        image::write_etc(rootfs, &prepare::owner(pool, network), &[], self.lodging.id).map_err(file)?;
+        image::write_etc(rootfs, &prepare::owner(pool, network), &[], self.lodging.ids.1).map_err(file)?;
         phases.plan = begin.elapsed();
         let begin = Instant::now();
         self.template.bind(&prepared.spec, home)?;
@@ -184,7 +184,7 @@ impl Waiting {
             .map_err(|error| step(Step::AttachRoot, "(its mark)", &error))?;
         // Where it read that, it finds a file, as in every other sandbox.
         let path = self.template.rootfs().join("etc").join(CONF);
-        image::write_secret(&path, text, self.lodging.id).map_err(file)?;
+        image::write_secret(&path, text, self.lodging.ids.1).map_err(file)?;
         self.template.give(prepare::FIRST_LISTENER as u32, listeners)?;
         phases.clone = begin.elapsed();
         Ok(())
