@@ -67,7 +67,6 @@ pub struct Template {
 
 impl Template {
     /// Launches the program of `spec`, whose root directory is `rootfs`: one with the annotation
-    /// [`IDENTITY`](crate::spec::IDENTITY). Its user's ids are those on the host. `sources` are
     /// [`IDENTITY`](crate::spec::IDENTITY). Its user's ids are those on the host.
     ///
     /// # Errors
