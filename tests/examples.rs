@@ -252,7 +252,14 @@ fn a_unit_per_pool_runs_from_the_first_connection_until_the_pool_is_idle() {
         let length = manager.recv(&mut said).expect("Type=notify: READY=1");
         assert!(String::from_utf8_lossy(&said[..length]).contains("READY=1"));
         assert_eq!(unit.wait_end(), 0, "{}", rig.log());
-        assert!(!rig.path("run").exists() && !rig.cgroup().exists(), "something is left:\n{}", rig.log());
+        let left =
+            std::process::Command::new("find").arg(rig.path("run")).arg(rig.cgroup()).output().unwrap();
+        assert!(
+            !rig.path("run").exists() && !rig.cgroup().exists(),
+            "something is left:\n{}\n{}",
+            String::from_utf8_lossy(&left.stdout),
+            rig.log()
+        );
         assert!(socket.exists(), "systemd's socket was removed");
     }
 }
