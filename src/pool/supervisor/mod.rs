@@ -433,6 +433,8 @@ fn open_templates(settings: &Settings, has_cgroups: bool) -> Result<Templates, N
 
 impl Drop for Supervisor {
     fn drop(&mut self) {
+        // Before the cgroup that theirs are in.
+        self.templates = None;
         for slot in self.slots.iter_mut().flatten() {
             close(std::mem::take(&mut slot.listeners));
         }
