@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rig::{Rig, wait_for};
+use rig::{Rig, TENANT, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -59,6 +59,20 @@ fn pool(rig: &Rig, name: &str, execve: &str) {
     let file = rig.path(&format!("pools/{name}.toml"));
     let mail = "\"sendmail_path\" = \"/usr/bin/tee /tmp/mail\"\n";
     fs::write(&file, fs::read_to_string(&file).unwrap() + mail).unwrap();
+}
+
+#[test]
+fn a_howdah_with_more_descriptors_than_a_pool_may_have_starts_it_all_the_same() {
+    let mut rig = Rig::new();
+    let profile = rig.profile("few", "base = \"strict\"\n[limits]\nopen_files = 64\n");
+    rig.inside("few", TENANT, &format!("profile = {profile:?}"));
+    for number in 0..100 {
+        rig.pool(&format!("other-{number}"), "");
+    }
+    rig.serve();
+    let open = fs::read_dir(format!("/proc/{}/fd", rig.pid())).unwrap().count();
+    assert!(open > 100, "only {open}");
+    assert_eq!(rig.php("few", "echo posix_getrlimit()['hard openfiles'];"), "64");
 }
 
 #[test]

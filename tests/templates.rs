@@ -261,7 +261,9 @@ fn one_that_dies_while_it_waits_or_when_it_is_bound_costs_nobody_a_request() {
     stop(pid.as_raw());
     assert_eq!(rig.text("blog", "/index.php"), "hello");
     rig.wait_log("not by a template: execute (its configuration)");
-    assert_eq!(nix::sys::signal::kill(pid, None), Err(nix::errno::Errno::ESRCH), "it is still there");
+    wait_for("its end", SOON, || {
+        (nix::sys::signal::kill(pid, None) == Err(nix::errno::Errno::ESRCH)).then_some(())
+    });
     wait_for("a cold start", SOON, || (rig.record("blog").last_start_by == "cold launch").then_some(()));
     assert_eq!(rig.end(), 0);
     assert!(!rig.cgroup().exists() && !rig.path("run/templates").exists(), "something is left behind");

@@ -5,6 +5,7 @@ mod birth;
 mod class;
 mod classes;
 mod error;
+mod graves;
 mod ids;
 mod loaded;
 mod lodging;
@@ -61,6 +62,8 @@ pub struct Templates {
     /// One class at a time is tried.
     trial: Option<Trial>,
     due: Option<Instant>,
+    /// When they were looked at last.
+    looked: Instant,
     /// None is made before.
     pause: Option<Instant>,
     /// Readable when one of them has ended.
@@ -77,7 +80,20 @@ impl Templates {
         let home = Home::open().map_err(NoTemplates::Rights)?;
         let ends = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(NoTemplates::Rights)?;
         let (classes, waiting) = (Classes::default(), Vec::new());
-        Ok(Self { home, wanted, memory, births, classes, waiting, trial: None, due: None, pause: None, ends })
+        let looked = Instant::now();
+        Ok(Self {
+            home,
+            wanted,
+            memory,
+            births,
+            classes,
+            waiting,
+            trial: None,
+            due: None,
+            looked,
+            pause: None,
+            ends,
+        })
     }
 
     /// One for `prepared` with `listeners` sockets; another is made when it is quiet again.
@@ -159,6 +175,12 @@ impl Templates {
 
     /// When there is something to do.
     pub fn next(&self) -> Option<Instant> {
+        let ending = (!self.births.graves.is_empty()).then_some(self.looked + LOOK);
+        self.next_look().into_iter().chain(ending).min()
+    }
+
+    /// When those that live are to be looked at.
+    fn next_look(&self) -> Option<Instant> {
         let old = self.waiting.iter().filter(|one| one.is_ready).map(|one| one.made + OLDEST);
         self.due.into_iter().chain(old).min()
     }
@@ -174,16 +196,21 @@ impl Templates {
         if self.next().is_none_or(|due| due > now) {
             return None;
         }
+        self.births.graves.tend();
+        self.looked = now;
+        if self.next_look().is_none_or(|due| due > now) {
+            return None;
+        }
         self.due = None;
         let mut told = self.go_on_trying(now);
         for one in std::mem::take(&mut self.waiting) {
             told = self.keep(one, now, is_quiet).or(told);
         }
-        self.discard_stale();
         if self.trial.is_some() || self.waiting.iter().any(|one| !one.is_ready) {
             self.due = Some(now + LOOK);
             return told;
         }
+        self.discard_stale();
         let Some(base) = base else { return told };
         if let Some(until) = self.pause.filter(|until| *until > now) {
             self.due = Some(until);

@@ -117,13 +117,14 @@ fn become_program(
     nix::unistd::chdir(&release.cwd).at(Step::Execute, format!("in {}", release.cwd.display()))?;
     // 17. Descriptors last but one: 0 to 2 and the sockets, all else closes on exec.
     arrange_descriptors(&release.descriptors, status, release.close_others)?;
-    //     And the limit of their number only now: the launch itself has more of them open.
-    lowered.find(is_of_files).map_or(Ok(()), set_limit)?;
     // 18. What may be done once from here on: execve, of step 20. Before the filter, which may
     //     forbid sending the listener; after the descriptors, none of which it may become.
     if let (Some(waiting), Some(gate)) = (&prepare.waiting, gate) {
         gate::close_behind(waiting, &gate).at(Step::AwaitCalls, "")?;
     }
+    //     And the limit of their number only now: what howdah has open is open here too until
+    //     execve, and the listener was one more.
+    lowered.find(is_of_files).map_or(Ok(()), set_limit)?;
     // 19. The filter last: it forbids most of the above.
     if !prepare.seccomp.is_empty() {
         seccomp::apply(&prepare.seccomp)

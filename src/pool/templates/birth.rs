@@ -17,6 +17,7 @@ use oci_spec::runtime::Spec;
 
 use super::NoTemplates;
 use super::classes::Model;
+use super::graves::Graves;
 use super::ids::{Ids, refuse_taken};
 use super::lodging::{Lodging, directory};
 use super::waiting::Waiting;
@@ -39,6 +40,7 @@ pub(super) struct Births {
     ids: Rc<RefCell<Ids>>,
     number: u64,
     directory: PathBuf,
+    pub(super) graves: Graves,
 }
 
 impl Births {
@@ -49,7 +51,7 @@ impl Births {
     pub(super) fn open(range: IdRange, places: &Places) -> Result<Self, NoTemplates> {
         refuse_taken(range)?;
         let ids = Rc::new(RefCell::new(Ids::open(range, &places.state)?));
-        Ok(Self { ids, number: 0, directory: directory(places) })
+        Ok(Self { ids, number: 0, directory: directory(places), graves: Graves::default() })
     }
 
     /// Begins to make one of the class of `model`, which may have `sources` attached later.
@@ -92,6 +94,7 @@ impl Births {
                     prepared: Rc::clone(prepared),
                     made: Instant::now(),
                     is_ready: false,
+                    graves: self.graves.clone(),
                     loaded: None,
                 })
             }
@@ -121,6 +124,7 @@ impl Births {
 
 impl Drop for Births {
     fn drop(&mut self) {
+        self.graves.wait();
         // Generations that are still there keep theirs.
         let _ = fs::remove_dir(&self.directory);
     }

@@ -13,6 +13,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use super::birth::step;
+use super::graves::Graves;
 use super::loaded::loaded;
 use super::lodging::Lodging;
 use crate::config::pool::Pool;
@@ -45,6 +46,8 @@ pub struct Waiting {
     pub(super) prepared: Rc<Prepared>,
     pub(super) made: Instant,
     pub(super) is_ready: bool,
+    /// Where it goes when it has been killed.
+    pub(super) graves: Graves,
     /// What it has loaded, once it waits.
     pub(super) loaded: Option<Stamp>,
 }
@@ -200,11 +203,12 @@ impl Waiting {
         sys::set_nice(self.template.process.pid, nice).map_err(refused)
     }
 
-    /// Ends it.
+    /// Ends it; does not wait for that.
     pub fn end(self) {
-        self.template.process.kill();
-        let _ = nix::sys::wait::waitpid(self.template.process.pid, None);
-        self.cgroup.kill();
-        self.cgroup.remove_soon(50);
+        let Self { template, cgroup, lodging, graves, .. } = self;
+        // It is to have a processor to end on.
+        let _ = sys::set_nice(template.process.pid, sys::own_nice());
+        template.process.kill();
+        graves.add(template.process.pid, cgroup, lodging);
     }
 }
