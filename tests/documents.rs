@@ -19,7 +19,10 @@ fn every_test_that_the_threat_model_names_is_there() {
     let named: Vec<&str> = rows.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
     assert!(named.len() > 20, "{named:?}");
     for name in named {
-        assert!(tests.contains(&format!("#[test]\nfn {name}(")), "no test {name}");
+        // One that is run in several ways stands in the list of a macro.
+        let in_list =
+            tests.lines().any(|line| line.trim() == name) && tests.contains(&format!("\nfn {name}("));
+        assert!(tests.contains(&format!("#[test]\nfn {name}(")) || in_list, "no test {name}");
     }
 }
 

@@ -69,6 +69,7 @@ by_both_ways! {
     the_filter_and_the_routes_are_out_of_the_tenant_s_hands
     pasta_lives_and_dies_with_its_generation
     a_pool_whose_pasta_dies_says_so_and_starts_anew
+    a_reload_gives_the_next_generation_its_own_rules
     the_next_howdah_finds_pasta_and_replaces_a_generation_that_has_lost_it
     without_what_it_needs_outbound_does_not_start
 }
@@ -324,6 +325,25 @@ fn a_pool_whose_pasta_dies_says_so_and_starts_anew(start: Start) {
         (get(&rig, "blog", "203.0.113.1:80") == "world").then_some(())
     });
     assert_eq!(rig.ps("blog")["generation"], 2);
+}
+
+fn a_reload_gives_the_next_generation_its_own_rules(start: Start) {
+    let (rig, _world) = online(start);
+    assert_eq!(get(&rig, "blog", "203.0.113.2:80"), "world");
+    let file = rig.path("pools/blog.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let listed = text.replace(OUTBOUND, &format!("{OUTBOUND}\nallow = [\"203.0.113.1\"]"));
+    assert_ne!(text, listed);
+    std::fs::write(&file, listed).unwrap();
+    // The generation that runs has what it had until the next one comes.
+    start.prepare(&rig, 1);
+    rig.signal(Signal::SIGHUP);
+    wait_for("the next generation", Duration::from_secs(20), || {
+        (get(&rig, "blog", "203.0.113.2:80") != "world").then_some(())
+    });
+    assert_eq!(get(&rig, "blog", "203.0.113.1:80"), "world");
+    assert_eq!(rig.ps("blog")["generation"], 2);
+    start.assert(&rig, "blog");
 }
 
 fn the_next_howdah_finds_pasta_and_replaces_a_generation_that_has_lost_it(start: Start) {

@@ -96,6 +96,13 @@ fn ticks(pid: u32) -> u64 {
     field(11) + field(12)
 }
 
+/// What howdah holds: descriptors and children, dead ones among them.
+fn holdings(rig: &Rig) -> (usize, usize) {
+    let pid = rig.pid();
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    (fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(), children.split_whitespace().count())
+}
+
 /// The directory of the cgroup of a process.
 fn cgroup_of(rig: &Rig, pid: i32) -> std::path::PathBuf {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
@@ -157,6 +164,22 @@ fn the_rules_are_there_before_anything_leads_out() {
         let there = interfaces(template);
         assert!(there.starts_with("lo ") && there.lines().count() == 1, "{there}");
     });
+}
+
+#[test]
+fn a_way_out_that_takes_too_long_is_told_by_its_name() {
+    for templates in [0, 1] {
+        let (mut rig, world) = rig(templates);
+        rig.inside("blog", TENANT, &format!("{OUTBOUND}[start]\ntimeout = \"1s\"\n"));
+        replace(&rig, &world, "pasta", &held_back(&rig));
+        world.serve(&mut rig);
+        stocked(&rig, templates as usize);
+        assert_eq!(rig.try_get("blog", "/do.php").unwrap().status, 503);
+        let line = rig.wait_log("[blog.1]");
+        assert!(line.contains("nft and pasta made no way out within 1 s"), "{line}");
+        assert_eq!(rig.end(), 0);
+        assert!(!rig.cgroup().exists(), "something is left behind");
+    }
 }
 
 #[test]
@@ -259,7 +282,7 @@ fn each_step_of_making_the_way_out_may_fail() {
         let is_it = move |call: &Call| call.number == libc::SYS_epoll_ctl && call.arguments[1] == what as u64;
         Box::new(move |call| is_it(call) && count.fetch_add(1, SEEN) == 1)
     };
-    let steps: [(&str, Errno, Which, &str); 6] = [
+    let steps: [(&str, Errno, Which, &str); 7] = [
         ("the rules", Errno::EMFILE, number(libc::SYS_memfd_create), "filter the network"),
         (
             "to withhold its sockets",
@@ -286,7 +309,9 @@ fn each_step_of_making_the_way_out_may_fail() {
             "create namespaces (the way out)",
         ),
         ("a process for it", Errno::EAGAIN, number(libc::SYS_clone3), "create namespaces (the way out)"),
+        ("what is bound meanwhile", Errno::ENOSPC, number(libc::SYS_move_mount), "mount "),
     ];
+    let mut before = (0, 0);
     for (name, errno, which, words) in steps {
         let template = stocked(&rig, 1)[0];
         let cgroup = cgroup_of(&rig, template);
@@ -307,8 +332,13 @@ fn each_step_of_making_the_way_out_may_fail() {
         assert!(why.starts_with(words) && why.contains(&format!("({errno:?})")), "{name}: {why}");
         wait_for_the_end_of(template, &cgroup);
         rig.wait_state("blog", "cold");
+        if before == (0, 0) {
+            stocked(&rig, 1);
+            before = holdings(&rig);
+        }
     }
     let template = stocked(&rig, 1)[0];
+    assert_eq!(holdings(&rig), before, "descriptors, children");
     assert_eq!(rig.php("blog", &get(WORLD)), "world");
     assert_eq!(rig.master("blog"), template, "the control: nothing fails");
     assert_eq!(rig.end(), 0);

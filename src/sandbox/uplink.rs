@@ -248,6 +248,11 @@ impl Uplink {
         }
     }
 
+    /// Whether it is not ready yet.
+    pub fn is_starting(&self) -> bool {
+        self.ready.is_some()
+    }
+
     /// It is ready, and nothing more is expected on that descriptor.
     pub fn is_up(&mut self) {
         self.ready = None;

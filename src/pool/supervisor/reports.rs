@@ -13,6 +13,7 @@ use crate::pool::events;
 use crate::pool::generation::{Generation, Phases};
 use crate::pool::limits::{Effect, Reason, Witness};
 use crate::pool::slot::Slot;
+use crate::sandbox::uplink::Uplink;
 
 impl Supervisor {
     pub(super) fn report_started(&mut self, index: usize) {
@@ -61,7 +62,12 @@ impl Supervisor {
         let killed = |one: &Generation| one.kills.recent(Instant::now()).map(ToString::to_string);
         let killed = slot.generation.as_ref().and_then(killed);
         let said = slot.generation.as_mut().and_then(|generation| generation.reason());
-        let words = format!("php-fpm did not accept the connection within {limit} s");
+        // Nobody accepts anything before it is there.
+        let uplink = slot.generation.as_ref().and_then(|generation| generation.uplink.as_ref());
+        let words = match uplink.is_some_and(Uplink::is_starting) {
+            true => format!("nft and pasta made no way out within {limit} s"),
+            false => format!("php-fpm did not accept the connection within {limit} s"),
+        };
         let reason = Reason::new("start.timeout", Effect::Ended, Witness::Howdah, words.clone());
         // The failure is the line.
         self.hit_silently(index, reason);
