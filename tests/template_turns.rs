@@ -127,7 +127,7 @@ fn one_that_waits_does_nothing_at_all_while_a_php_fpm_that_serves_wakes_up() {
     rig.serve();
     stocked(&rig, 2);
     // howdah looks whether there is more to make.
-    thread::sleep(Duration::from_millis(500) * patience());
+    thread::sleep(Duration::from_millis(500) * rig::patience());
     // howdah itself, the templates, and whatever else it has made for them.
     let howdah = i32::try_from(rig.pid()).unwrap();
     let all: Vec<i32> = quiesce::tree(Pid::from_raw(howdah)).into_iter().map(Pid::as_raw).collect();
