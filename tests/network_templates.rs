@@ -270,6 +270,42 @@ fn wait_for_the_end_of(template: i32, cgroup: &Path) {
 
 type Which = Box<dyn Fn(&Call) -> bool + Send>;
 
+/// What can be seen of a network from inside: interfaces, addresses, routes, what may be written. Left out
+/// are the interface's own address by chance, and who owns the files of /proc/sys/net: in a cold launch
+/// the account (and nobody may write them), here nobody.
+const LOOK: &str = r#"
+    $told = [];
+    foreach (['route', 'ipv6_route', 'if_inet6', 'igmp', 'fib_trie'] as $name)
+        $told[$name] = preg_replace('/^fe80.*\n|0x?[0-9A-F]+:[0-9A-F]{8}/m', '', file_get_contents("/proc/net/$name"));
+    foreach (net_get_interfaces() as $name => $one)
+        $told["interface $name"] = [$one['up'], array_map(fn($u) => preg_replace('/^fe80.*/', '', $u['address'] ?? ''), $one['unicast'])];
+    foreach (['/proc/net/route', '/proc/sys/net/ipv4/ip_forward', '/proc/sys/net/ipv4/ping_group_range', '/proc/sys/net/ipv4/conf/out0/forwarding'] as $path)
+        $told["file $path"] = [fileperms($path), is_writable($path), @file_put_contents($path, ''), str_contains($path, 'sys') ? file_get_contents($path) : ''];
+    $told['resolv.conf'] = file_get_contents('/etc/resolv.conf');
+    $told['port 53'] = @stream_socket_server('udp://0.0.0.0:53', $code, $text, STREAM_SERVER_BIND) ? 'bound' : $text;
+    echo json_encode($told, JSON_PRETTY_PRINT | JSON_UNESCAPED_SLASHES);
+"#;
+
+#[test]
+fn from_inside_its_network_is_that_of_a_cold_launch() {
+    let (mut rig, world) = rig(1);
+    // What nobody sees behind the usual walls.
+    rig.inside_without("blog", "proc = \"full\"\nseccomp = \"off\"\n", &format!("{SHORT}{OUTBOUND}"));
+    world.serve(&mut rig);
+    stocked(&rig, 1);
+    let template = rig.php("blog", LOOK);
+    assert_eq!(started_by(&rig, "blog"), "template", "{}", rig.log());
+    assert!(template.contains("out0") && template.contains("192.0.0.2"), "{template}");
+    rig.wait_state("blog", "cold");
+    assert_eq!(rig.end(), 0);
+    keep(&rig, 0);
+    world.serve(&mut rig);
+    let cold = rig.php("blog", LOOK);
+    assert_eq!(started_by(&rig, "blog"), "cold launch");
+    let differ: Vec<_> = template.lines().zip(cold.lines()).filter(|(one, other)| one != other).collect();
+    assert!(differ.is_empty() && template.len() == cold.len(), "{differ:#?}\n{template}\n{cold}");
+}
+
 #[test]
 fn each_step_of_making_the_way_out_may_fail() {
     let (mut rig, world) = rig(1);
