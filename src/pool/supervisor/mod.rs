@@ -243,6 +243,10 @@ impl Supervisor {
             if slot.pool.image != ImageRef::Host || !seen.insert(likeness(slot)) {
                 continue;
             }
+            // Not the work of preparing pools for classes that cannot have one.
+            if !templates.has_room() {
+                break;
+            }
             // What is wrong with it will be told when it starts.
             let made = slot.prepare(&mut self.workshop, &self.settings.places, self.base.as_ref());
             if let (Ok(notices), Some(prepared)) = (made, slot.prepared()) {
