@@ -632,22 +632,19 @@ fn a_socket_that_cannot_be_given_away_leaves_nothing_behind() {
 }
 
 #[test]
-fn ten_thousand_sockets_take_well_under_a_second() {
+fn ten_thousand_sockets_are_bound_and_go_without_a_trace() {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
     let count = most.min(12_000).saturating_sub(2_000);
-    // On a tmpfs, as /run is: a disk with other work on it is no measure.
     let place = tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| directory());
     let socket = plain();
-    let start = Instant::now();
+    // How long it takes is for `cargo bench --bench idle` to say.
     let listeners: Vec<Listener> = (0..count)
         .map(|index| bind(&path_in(&place, &format!("{index}.sock")).parse().unwrap(), &socket).unwrap())
         .collect();
-    let took = start.elapsed();
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), count as usize);
     listeners.into_iter().for_each(|listener| listener.close_and_unlink().unwrap());
     assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
-    // A machine with other work on it gets twice the time.
-    assert!(took < Duration::from_secs(2), "{count} sockets took {took:?}");
 }
 
 // ---------------------------------------------------------------- TCP sockets of our own

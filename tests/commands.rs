@@ -149,7 +149,10 @@ fn check_in_json_tells_the_host_and_each_pool() {
     let bad = rig.pool("shop", "[limits]\ntaks = 3\n");
     let (status, report) = check_json(&rig);
     assert_eq!(status, 3);
-    assert_eq!(keys(&report), BTreeSet::from(["errors", "host", "notices", "pools"]));
+    assert_eq!(
+        keys(&report),
+        BTreeSet::from(["errors", "host", "no_templates", "notices", "pools", "templates"])
+    );
     let host = &report["host"];
     for key in
         ["kernel", "user_namespaces", "cgroup", "cgroup_controllers", "landlock_abi", "seccomp", "php_fpm"]

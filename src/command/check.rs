@@ -68,6 +68,10 @@ struct Told {
 #[derive(Debug, Serialize)]
 struct Report {
     host: Host,
+    /// How many of each class howdah keeps ready.
+    templates: usize,
+    /// Why it keeps none: every start is a cold launch.
+    no_templates: Option<String>,
     pools: Vec<Told>,
     errors: Vec<String>,
     notices: Vec<String>,
@@ -83,6 +87,8 @@ pub(super) fn run(arguments: &Check) -> Result<(), Failure> {
     let scratch = Scratch::new()?;
     let places = places(scratch.path().to_owned(), &config);
     let mut workshop = Workshop::default();
+    let wanted = config.templates.unwrap_or(1) as usize;
+    let no_templates = templates::possible(wanted, config.template_ids, host.cgroup.is_some()).err();
     let can_run = host.refusal().is_none();
     if can_run {
         become_rootless()?;
@@ -96,6 +102,8 @@ pub(super) fn run(arguments: &Check) -> Result<(), Failure> {
     drop(scratch);
     let report = Report {
         host,
+        templates: wanted,
+        no_templates: no_templates.map(|why| why.to_string()),
         pools,
         errors: loaded.errors.iter().map(ToString::to_string).collect(),
         notices: loaded.notices.iter().map(ToString::to_string).collect(),

@@ -25,6 +25,7 @@ use self::class::short_name;
 pub use self::class::{always_cold, class_name, class_of, sources};
 use self::classes::{Classes, Model};
 pub use self::error::NoTemplates;
+use self::ids::refuse_taken;
 pub use self::lodging::{Lodging, find, is_cgroup, tidy};
 use self::share::share;
 use self::trial::{Trial, Verdict};
@@ -70,14 +71,34 @@ pub struct Templates {
     ends: Epoll,
 }
 
+/// Whether there can be `wanted` templates of each class, with ids of `range`, on this host; the way
+/// back from their namespaces.
+///
+/// # Errors
+/// Why there can be none.
+pub fn possible(wanted: usize, range: IdRange, has_cgroups: bool) -> Result<Home, NoTemplates> {
+    if wanted == 0 {
+        return Err(NoTemplates::Unwanted);
+    }
+    if !has_cgroups {
+        return Err(NoTemplates::Cgroup);
+    }
+    refuse_taken(range)?;
+    Home::open().map_err(NoTemplates::Rights)
+}
+
 impl Templates {
     /// Keeps `wanted` of each class, in `memory` bytes, with ids of `range`.
     ///
     /// # Errors
     /// Why there can be none.
-    pub fn open(wanted: usize, memory: u64, range: IdRange, places: &Places) -> Result<Self, NoTemplates> {
+    pub fn open(
+        (wanted, memory, range): (usize, u64, IdRange),
+        has_cgroups: bool,
+        places: &Places,
+    ) -> Result<Self, NoTemplates> {
+        let home = possible(wanted, range, has_cgroups)?;
         let births = Births::open(range, places)?;
-        let home = Home::open().map_err(NoTemplates::Rights)?;
         let ends = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(NoTemplates::Rights)?;
         let (classes, waiting) = (Classes::default(), Vec::new());
         let looked = Instant::now();
@@ -132,6 +153,11 @@ impl Templates {
     pub fn learn(&mut self, prepared: &Rc<Prepared>, listeners: usize) -> Rc<str> {
         self.due = Some(Instant::now() + QUIET);
         self.classes.learn(prepared, listeners)
+    }
+
+    /// Whether there is room for one of a class that is not known yet.
+    pub fn has_room(&self) -> bool {
+        self.classes.memory() < self.memory
     }
 
     /// The same for a program that need not be tried.

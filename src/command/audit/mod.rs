@@ -28,7 +28,7 @@ use crate::config::settings::settings;
 use crate::config::{HostAccounts, load_pools, load_serve};
 use crate::journal::{self, Level, Origin};
 use crate::pool::prepare::{Places, Workshop};
-use crate::pool::templates::{NoTemplates, Templates};
+use crate::pool::templates::Templates;
 use crate::sandbox::SpareNetwork;
 use crate::sandbox::cgroup::Base;
 use canary::Canaries;
@@ -134,11 +134,8 @@ fn templates(
     if !is_wanted {
         return Ok(None);
     }
-    let opened = match has_cgroups {
-        true => Templates::open(1, config.template_memory.get(), config.template_ids, places),
-        false => Err(NoTemplates::Cgroup),
-    };
-    match opened {
+    let wanted = (1, config.template_memory.get(), config.template_ids);
+    match Templates::open(wanted, has_cgroups, places) {
         Ok(templates) => Ok(Some(templates)),
         Err(why) if start.is_some() => Err(Failure::new(LAUNCH, why)),
         // So does serve, and starts everything cold.

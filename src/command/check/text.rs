@@ -30,6 +30,10 @@ pub(super) fn print(report: &Report, explain: bool) {
     }
     println!("  php-fpm           {}", host.php_fpm.as_deref().unwrap_or("none (apt-get install php-fpm)"));
     println!("  runs as           {}", if host.root { "root" } else { "an unprivileged user (rootless)" });
+    match &report.no_templates {
+        None => println!("  templates         {} of each class of pools", report.templates),
+        Some(why) => println!("  templates         NO: {}", why.trim_start_matches("no templates: ")),
+    }
     report.pools.iter().filter(|pool| pool.errors.is_empty()).for_each(|pool| print_pool(pool, explain));
     for notice in &report.notices {
         println!("notice: {notice}");

@@ -150,7 +150,9 @@ impl Supervisor {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&signals, EpollEvent::new(EpollFlags::EPOLLIN, Token::Signal.pack()))?;
         let chronicle = events::Log::new(&settings.places.runtime);
-        let (templates, no_templates) = match open_templates(&settings, base.is_some()) {
+        let Settings { templates, template_memory, template_ids, .. } = settings;
+        let wanted = (templates, template_memory, template_ids);
+        let (templates, no_templates) = match Templates::open(wanted, base.is_some(), &settings.places) {
             Ok(templates) => (Some(templates), None),
             Err(why) => (None, Some(why)),
         };
@@ -242,6 +244,10 @@ impl Supervisor {
             let Some(slot) = slot else { continue };
             if slot.pool.image != ImageRef::Host || !seen.insert(likeness(slot)) {
                 continue;
+            }
+            // Not the work of preparing pools for classes that cannot have one.
+            if !templates.has_room() {
+                break;
             }
             // What is wrong with it will be told when it starts.
             let made = slot.prepare(&mut self.workshop, &self.settings.places, self.base.as_ref());
@@ -417,18 +423,6 @@ fn likeness(slot: &Slot) -> String {
     let account = start.template.is_none().then_some((user.uid, sockets));
     let more = (network, start.template, account, slot.listeners.len());
     format!("{:?}", (&fpm.binary, profile, &php.extensions, sizes, more))
-}
-
-/// Templates, where they are wanted.
-fn open_templates(settings: &Settings, has_cgroups: bool) -> Result<Templates, NoTemplates> {
-    let Settings { templates, template_memory, template_ids, .. } = *settings;
-    if templates == 0 {
-        return Err(NoTemplates::Unwanted);
-    }
-    if !has_cgroups {
-        return Err(NoTemplates::Cgroup);
-    }
-    Templates::open(templates, template_memory, template_ids, &settings.places)
 }
 
 impl Drop for Supervisor {

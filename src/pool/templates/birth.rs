@@ -18,7 +18,7 @@ use oci_spec::runtime::Spec;
 use super::NoTemplates;
 use super::classes::Model;
 use super::graves::Graves;
-use super::ids::{Ids, refuse_taken};
+use super::ids::Ids;
 use super::lodging::{Lodging, directory};
 use super::waiting::Waiting;
 use crate::config::types::IdRange;
@@ -47,9 +47,8 @@ impl Births {
     /// With ids of `range`.
     ///
     /// # Errors
-    /// Somebody has some of these, or they cannot be kept from other howdahs.
+    /// These cannot be kept from other howdahs.
     pub(super) fn open(range: IdRange, places: &Places) -> Result<Self, NoTemplates> {
-        refuse_taken(range)?;
         let ids = Rc::new(RefCell::new(Ids::open(range, &places.state)?));
         Ok(Self { ids, number: 0, directory: directory(places), graves: Graves::default() })
     }

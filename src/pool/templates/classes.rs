@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::class::{class_of, short_name};
-use super::share::Claim;
+use super::share::{Claim, GUESS};
 use crate::pool::prepare::Prepared;
 
 /// So many of a class that come to nothing before they wait are no accident.
@@ -174,6 +174,11 @@ impl Classes {
         }
         self.forget(class);
         None
+    }
+
+    /// What one of each would take of the memory, bytes.
+    pub(super) fn memory(&self) -> u64 {
+        self.models.iter().map(|model| model.each.unwrap_or(GUESS)).sum()
     }
 
     /// What each of [`Classes::all`] is to have of the memory, where `wanted` are wanted of each.

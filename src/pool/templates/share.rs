@@ -4,7 +4,7 @@ use std::time::Instant;
 
 /// What one of a class takes of the memory until one has been looked at, bytes: php-fpm with
 /// Debian's extensions takes about 22 MiB.
-const GUESS: u64 = 24 << 20;
+pub(super) const GUESS: u64 = 24 << 20;
 
 /// What counts of a class when the memory is shared out.
 #[derive(Debug, Clone, Copy)]
