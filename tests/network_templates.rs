@@ -275,10 +275,13 @@ type Which = Box<dyn Fn(&Call) -> bool + Send>;
 /// the account (and nobody may write them), here nobody.
 const LOOK: &str = r#"
     $told = [];
-    foreach (['route', 'ipv6_route', 'if_inet6', 'igmp', 'fib_trie'] as $name)
-        $told[$name] = preg_replace('/^fe80.*\n|0x?[0-9A-F]+:[0-9A-F]{8}/m', '', file_get_contents("/proc/net/$name"));
+    // Their order is that of a hash with a secret of its own in each namespace; of an IPv6 route it is counted who uses it.
+    foreach (['route', 'ipv6_route', 'if_inet6', 'igmp', 'fib_trie'] as $name) {
+        $told[$name] = explode("\n", preg_replace('/^fe80.*\n|0x?[0-9A-F]+:[0-9A-F]{8}|(?<= )[0-9a-f]{8}(?= )/m', '', file_get_contents("/proc/net/$name")));
+        if ($name != 'fib_trie') sort($told[$name]);
+    }
     foreach (net_get_interfaces() as $name => $one)
-        $told["interface $name"] = [$one['up'], array_map(fn($u) => preg_replace('/^fe80.*/', '', $u['address'] ?? ''), $one['unicast'])];
+        $told["interface $name"] = [$one['up'], array_values(preg_grep('/^fe80/', array_map(fn($u) => $u['address'] ?? '', $one['unicast']), PREG_GREP_INVERT))];
     foreach (['/proc/net/route', '/proc/sys/net/ipv4/ip_forward', '/proc/sys/net/ipv4/ping_group_range', '/proc/sys/net/ipv4/conf/out0/forwarding'] as $path)
         $told["file $path"] = [fileperms($path), is_writable($path), @file_put_contents($path, ''), str_contains($path, 'sys') ? file_get_contents($path) : ''];
     $told['resolv.conf'] = file_get_contents('/etc/resolv.conf');
