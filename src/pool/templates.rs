@@ -135,7 +135,7 @@ impl Templates {
             let mut one = self.waiting.swap_remove(at);
             let _ = self.ends.delete(&one.template.process.pidfd);
             // What is on the disk now may be another php than the one that it has loaded.
-            why = Some(if !one.is_current() {
+            why = Some(if !one.is_current(Some(prepared)) {
                 self.classes.distrust(&class);
                 "what it has loaded has changed on the disk".to_owned()
             } else if one.has_ended() {
@@ -287,12 +287,13 @@ impl Templates {
     /// Those whose php, ini files or libraries have changed since, and those that are too old.
     fn discard_stale(&mut self) {
         let stale = self.classes.forget_stale();
-        let is_stale =
-            |one: &Waiting| one.made.elapsed() >= OLDEST || !one.is_current() || stale.contains(&one.class);
+        let is_stale = |one: &Waiting| {
+            one.made.elapsed() >= OLDEST || !one.is_current(None) || stale.contains(&one.class)
+        };
         let (gone, kept): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.waiting).into_iter().partition(is_stale);
         self.waiting = kept;
-        gone.iter().filter(|one| !one.is_current()).for_each(|one| self.classes.distrust(&one.class));
+        gone.iter().filter(|one| !one.is_current(None)).for_each(|one| self.classes.distrust(&one.class));
         gone.into_iter().for_each(Waiting::end);
     }
 

@@ -79,7 +79,8 @@ impl Waiting {
         let path = self.template.rootfs().join("etc").join(CONF);
         let mut write = OpenOptions::new();
         let open = write.write(true).custom_flags(libc::O_NONBLOCK).open(&path);
-        let told = open.and_then(|mut fifo| fifo.write_all(configuration.as_bytes()).map(|()| fifo));
+        let text = spare(configuration);
+        let told = open.and_then(|mut fifo| fifo.write_all(text.as_bytes()).map(|()| fifo));
         told.map_err(|error| step(Step::Execute, "(its configuration)", &error))
     }
 
@@ -134,9 +135,11 @@ impl Waiting {
         self.loaded.is_some()
     }
 
-    /// Whether a php-fpm that is started now would be the same.
-    pub(super) fn is_current(&self) -> bool {
-        self.prepared.is_fresh() && self.loaded.as_ref().is_none_or(Stamp::holds)
+    /// Whether a php-fpm that is started now would be the same; what rests on the same as `fresh`, which
+    /// has just been looked at, is not looked at again.
+    pub(super) fn is_current(&self, fresh: Option<&Rc<Prepared>>) -> bool {
+        (fresh.is_some_and(|fresh| Rc::ptr_eq(fresh, &self.prepared)) || self.prepared.is_fresh())
+            && self.loaded.as_ref().is_none_or(Stamp::holds)
     }
 
     pub(super) fn has_ended(&mut self) -> bool {
@@ -210,5 +213,29 @@ impl Waiting {
         let _ = sys::set_nice(template.process.pid, sys::own_nice());
         template.process.kill();
         graves.add(template.process.pid, cgroup, lodging);
+    }
+}
+
+/// The same configuration in fewer bytes, without comments and blanks around '=': each byte is a system
+/// call of php-fpm's, for which somebody waits.
+fn spare(configuration: &str) -> String {
+    let lines = configuration.lines().filter(|line| !line.starts_with(';') && !line.is_empty());
+    lines.fold(String::with_capacity(configuration.len()), |mut text, line| {
+        // The first one of a line is never part of a value.
+        text.push_str(&line.replacen(" = ", "=", 1));
+        text.push('\n');
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_is_the_same_without_comments_and_blanks() {
+        let text =
+            "; By howdah.\n[global]\nlog_limit = 8192\n\n[blog]\nenv[A] = \"b = c\"\nphp_value[x]='y'\n";
+        assert_eq!(spare(text), "[global]\nlog_limit=8192\n[blog]\nenv[A]=\"b = c\"\nphp_value[x]='y'\n");
     }
 }
