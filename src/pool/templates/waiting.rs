@@ -219,12 +219,11 @@ impl Waiting {
 /// The same configuration in fewer bytes, without comments and blanks around '=': each byte is a system
 /// call of php-fpm's, for which somebody waits.
 fn spare(configuration: &str) -> String {
+    // A value is never longer than its line (fpm::ini), and the first '=' is never part of one.
     let lines = configuration.lines().filter(|line| !line.starts_with(';') && !line.is_empty());
-    lines.fold(String::with_capacity(configuration.len()), |mut text, line| {
-        // The first one of a line is never part of a value.
-        text.push_str(&line.replacen(" = ", "=", 1));
-        text.push('\n');
-        text
+    lines.fold(String::with_capacity(configuration.len()), |text, line| match line.split_once('=') {
+        Some((key, value)) => text + key.trim_end() + "=" + value.trim_start() + "\n",
+        None => text + line + "\n",
     })
 }
 
@@ -235,7 +234,7 @@ mod tests {
     #[test]
     fn a_configuration_is_the_same_without_comments_and_blanks() {
         let text =
-            "; By howdah.\n[global]\nlog_limit = 8192\n\n[blog]\nenv[A] = \"b = c\"\nphp_value[x]='y'\n";
-        assert_eq!(spare(text), "[global]\nlog_limit=8192\n[blog]\nenv[A]=\"b = c\"\nphp_value[x]='y'\n");
+            "; By howdah.\n[global]\nlog_limit = 8192\n\n[blog]\nenv[A] = \"b = c\"\nphp_value[x]='y = z'\n";
+        assert_eq!(spare(text), "[global]\nlog_limit=8192\n[blog]\nenv[A]=\"b = c\"\nphp_value[x]='y = z'\n");
     }
 }
