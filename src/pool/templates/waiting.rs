@@ -1,5 +1,6 @@
 //! One template: php-fpm that loads what it loads and then waits, and how it becomes a pool's.
 
+use std::borrow::Cow;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -218,13 +219,20 @@ impl Waiting {
 
 /// The same configuration in fewer bytes, without comments and blanks around '=': each byte is a system
 /// call of php-fpm's, for which somebody waits.
-fn spare(configuration: &str) -> String {
+fn spare(configuration: &str) -> Cow<'_, str> {
+    // What else is told to a program in its place is left as it is.
+    let Some((_, configuration)) = configuration.split_once('\n').filter(|(first, _)| first.starts_with(';'))
+    else {
+        return Cow::Borrowed(configuration);
+    };
     // A value is never longer than its line (fpm::ini), and the first '=' is never part of one.
     let lines = configuration.lines().filter(|line| !line.starts_with(';') && !line.is_empty());
-    lines.fold(String::with_capacity(configuration.len()), |text, line| match line.split_once('=') {
-        Some((key, value)) => text + key.trim_end() + "=" + value.trim_start() + "\n",
-        None => text + line + "\n",
-    })
+    let text =
+        lines.fold(String::with_capacity(configuration.len()), |text, line| match line.split_once('=') {
+            Some((key, value)) => text + key.trim_end() + "=" + value.trim_start() + "\n",
+            None => text + line + "\n",
+        });
+    Cow::Owned(text)
 }
 
 #[cfg(test)]
@@ -236,5 +244,6 @@ mod tests {
         let text =
             "; By howdah.\n[global]\nlog_limit = 8192\n\n[blog]\nenv[A] = \"b = c\"\nphp_value[x]='y = z'\n";
         assert_eq!(spare(text), "[global]\nlog_limit=8192\n[blog]\nenv[A]=\"b = c\"\nphp_value[x]='y = z'\n");
+        assert_eq!(spare("attack\0listener = 3"), "attack\0listener = 3");
     }
 }
