@@ -63,7 +63,7 @@ fn neighbour(world: &World) -> Held {
     let _ = fs::write(neighbours_secret(name), secret());
     // A filter may kill for it: what cannot be left is not there to be found.
     apart(|| ipc::leave(key(world) + 1, &format!("{name}-neighbour")));
-    apart(|| kernel::leave_key(&c_string(&format!("{name}-key")), KEY_SECONDS));
+    apart(|| kernel::leave_key(KEY_SECONDS));
     held
 }
 

@@ -71,10 +71,14 @@ fn add_key(world: &World) -> Outcome {
     done(world, call(nr::ADD_KEY, &arguments), "a key in its own keyring")
 }
 
+/// The canary's name: the same for all audits, for one takes the other's place in the keyring, and
+/// keys that are past their time count against the account's quota for minutes (keyrings(7)).
+const CANARY: &CStr = c"howdah-audit-canary";
+
 /// Puts a canary into the keyring of this user; it goes by itself.
-pub(crate) fn leave_key(name: &CStr, seconds: u64) {
+pub(crate) fn leave_key(seconds: u64) {
     let secret = crate::world::secret();
-    let arguments = [text(c"user"), text(name), at(secret.as_bytes()), secret.len() as u64, USER_KEYRING];
+    let arguments = [text(c"user"), text(CANARY), at(secret.as_bytes()), secret.len() as u64, USER_KEYRING];
     if let Ok(key) = call(nr::ADD_KEY, &arguments) {
         let _ = call(nr::KEYCTL, &[KEYCTL_SETPERM, key, 0x3f3f_0000]);
         let _ = call(nr::KEYCTL, &[KEYCTL_SET_TIMEOUT, key, seconds]);
@@ -82,8 +86,7 @@ pub(crate) fn leave_key(name: &CStr, seconds: u64) {
 }
 
 fn neighbours_key(world: &World) -> Outcome {
-    let wanted = crate::raw::c_string(&format!("{}-key", world.get("name")));
-    match call(nr::KEYCTL, &[KEYCTL_SEARCH, USER_KEYRING, text(c"user"), text(&wanted), 0]) {
+    match call(nr::KEYCTL, &[KEYCTL_SEARCH, USER_KEYRING, text(c"user"), text(CANARY), 0]) {
         Ok(key) => {
             let mut bytes = [0_u8; 64];
             let read = call(nr::KEYCTL, &[KEYCTL_READ, key, at_mut(&mut bytes), 64]);
