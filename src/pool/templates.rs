@@ -39,8 +39,9 @@ use crate::sandbox::cgroup::Base;
 use crate::sandbox::landlock::Use;
 use crate::sandbox::visit::Home;
 
-/// How long php-fpm may take to load its extensions and ask for its configuration.
-const START_LIMIT: Duration = Duration::from_secs(20);
+/// How long php-fpm may take to load its extensions and ask for its configuration: a thousand times what it
+/// takes on a quiet machine, for it has the lowest priority on one that may be busy or emulated.
+const START_LIMIT: Duration = Duration::from_secs(60);
 /// How often one that starts is looked at.
 const LOOK: Duration = Duration::from_millis(5);
 /// How long nobody must have started anything before one is made.

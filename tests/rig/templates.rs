@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Rig, wait_for};
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 /// Has the next howdah of `rig` keep `count` templates of each class, and start every pool by one
 /// that can be, also where a database is installed.
