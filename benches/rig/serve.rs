@@ -171,16 +171,18 @@ impl Serve {
             }
             sleep(Duration::from_millis(5));
         }
-        // It looks for that every few milliseconds.
-        sleep(Duration::from_millis(20));
         Ok(())
     }
 
     /// The php-fpm's that wait for a pool.
     pub(crate) fn templates(&self) -> Vec<u32> {
-        let mut found = processes::children(self.pid);
-        found.retain(|pid| processes::sleeps_in_open(*pid));
-        found
+        let text = fs::read_to_string(self.runtime.join("templates.json")).unwrap_or_default();
+        let stock: Value = serde_json::from_str(&text).unwrap_or_default();
+        let classes = stock["classes"].as_array().into_iter().flatten();
+        let waiting = classes.filter_map(|class| class["waiting"].as_array()).flatten();
+        let pids = waiting.filter_map(Value::as_u64).filter_map(|pid| u32::try_from(pid).ok());
+        // One that has just been taken may be told of a moment longer.
+        pids.filter(|pid| processes::sleeps_in_open(*pid)).collect()
     }
 
     /// The end of its log, to be put behind an error.
