@@ -156,15 +156,15 @@ impl Templates {
         self.classes.learn(prepared, listeners)
     }
 
-    /// Whether there is room for one of a class that is not known yet.
-    pub fn has_room(&self) -> bool {
-        self.classes.memory() < self.memory
-    }
-
-    /// The same for a program that need not be tried.
+    /// As [`Templates::learn`], for a program that need not be tried.
     pub fn trust(&mut self, prepared: &Rc<Prepared>, listeners: usize) {
         let class = self.learn(prepared, listeners);
         self.classes.trust(&class);
+    }
+
+    /// Whether there is room for one of a class that is not known yet.
+    pub fn has_room(&self) -> bool {
+        self.classes.memory() < self.memory
     }
 
     /// Forgets all classes but those of `prepared`, with their templates: no pool has them any more.
