@@ -139,6 +139,8 @@ impl Hall {
             (extensions.name().to_owned(), content)
         });
         Serve::start_with(&self.stage, name, pools.into_iter(), templates)
+            // Its trials are over then: they would be cleared away with what others have left.
+            .and_then(|serve| serve.wait_for_templates(2 * templates).map(|()| serve))
             .inspect_err(|reason| println!("{name} is left out: {reason}"))
             .ok()
     }

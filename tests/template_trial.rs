@@ -6,8 +6,14 @@ mod rig;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use nix::errno::Errno;
+
+use rig::fault::{Fault, Instead};
 use rig::templates::{keep, stocked, waiting};
 use rig::{Rig, TENANT, wait_for};
 
@@ -119,6 +125,33 @@ fn one_that_ends_is_not_tried_without_end() {
         assert!(by == "cold launch" && why.contains(words), "{by}: {why}");
         none_is_made(&rig);
     }
+}
+
+#[test]
+fn a_trial_that_comes_to_nothing_by_accident_is_repeated_with_the_next_start() {
+    let rig = rig_of_image(":");
+    let cut_off = Arc::new(AtomicBool::new(false));
+    let seen = cut_off.clone();
+    let howdah = rig.pid() as i32;
+    // As when its worker is killed in the middle of the request: howdah has no other stream to read.
+    let fault = Fault::at(howdah, Instead::Fails(Errno::ECONNRESET), move |call| {
+        let file = || fs::read_link(format!("/proc/{howdah}/fd/{}", call.arguments[0])).unwrap_or_default();
+        let is_unix = |file: &Path| {
+            let inode = file.to_string_lossy().trim_matches(|c: char| !c.is_ascii_digit()).to_owned();
+            fs::read_to_string("/proc/net/unix").unwrap().split_whitespace().any(|word| word == inode)
+        };
+        let asks = call.number == libc::SYS_recvfrom && is_unix(&file());
+        seen.fetch_or(asks, Ordering::SeqCst);
+        asks
+    });
+    assert_eq!(start(&rig, "hello "), cold("its class has not been tried yet"));
+    wait_for("the end of the trial", SOON, || cut_off.load(Ordering::SeqCst).then_some(()));
+    assert!(fault.has_happened());
+    none_is_made(&rig);
+    assert_eq!(start(&rig, "hello "), cold("its class has not been tried yet"));
+    stocked(&rig, 1);
+    assert_eq!(start(&rig, "hello "), by_template());
+    assert_eq!(lines(&rig, "no templates"), 0, "{}", rig.log());
 }
 
 #[test]

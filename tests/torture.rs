@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rig::Rig;
 use rig::port::free_port;
-use rig::templates::{keep, waiting};
+use rig::templates::{keep, stop_before_it_serves, waiting};
 use rig::torture::{STOP, Torture, half, make_pool, measure, starts_by_template, write_pool};
 
 /// Pools that are launched cold, and then the same by templates.
@@ -121,8 +121,12 @@ fn nothing_is_lost_while_templates_die_and_stand_still() {
         }
         let Some(pid) = waiting(rig).pop() else { return };
         // Also in the moment in which it becomes a pool's: who stands still is ended then.
-        let signal = if turn % 2 == 0 { Signal::SIGKILL } else { Signal::SIGSTOP };
-        let _ = kill(Pid::from_raw(pid), signal);
+        if !stop_before_it_serves(rig, pid) {
+            return;
+        }
+        if turn % 2 == 0 {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
         (last, turn, used) = (Instant::now(), turn + 1, by_template);
     });
     assert!(turn >= 2, "{turn} templates have died");

@@ -3,6 +3,9 @@
 use std::fs;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use super::{Rig, wait_for};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -56,9 +59,49 @@ pub fn started_by(rig: &Rig, pool: &str) -> String {
 
 /// Stops `pid`, and waits until it stands: one that is only told to may still be where it waits.
 pub fn stop(pid: i32) {
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGSTOP).unwrap();
+    assert!(stop_or_gone(pid), "{pid} is gone");
+}
+
+/// Stops `pid`, and tells whether nobody's connections are its own: one that has a pool's socket goes on.
+pub fn stop_before_it_serves(rig: &Rig, pid: i32) -> bool {
+    if !stop_or_gone(pid) {
+        return false;
+    }
+    // Nobody is given anything while it stands.
+    let serves = holds_a_listener(rig, pid);
+    if serves {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
+    }
+    !serves
+}
+
+fn stop_or_gone(pid: i32) -> bool {
+    if kill(Pid::from_raw(pid), Signal::SIGSTOP).is_err() {
+        return false;
+    }
     wait_for("a stopped process", SOON, || {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.rsplit_once(')').filter(|(_, tail)| tail.trim_start().starts_with('T')).map(drop)
-    });
+        match stat.rsplit_once(')').map_or("", |(_, tail)| tail.trim_start()).chars().next() {
+            Some('T') => Some(true),
+            None | Some('Z' | 'X') => Some(false),
+            Some(_) => None,
+        }
+    })
+}
+
+/// Whether one of its descriptors is a unix socket of `rig`, by its number in unix(7)'s list.
+fn holds_a_listener(rig: &Rig, pid: i32) -> bool {
+    let sockets = fs::read_to_string("/proc/net/unix").unwrap();
+    let directory = rig.path("").display().to_string();
+    let inodes: Vec<_> = sockets
+        .lines()
+        .filter_map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
+            [.., inode, path] if path.starts_with(&directory) => Some(format!("socket:[{inode}]")),
+            _ => None,
+        })
+        .collect();
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    descriptors
+        .filter_map(|entry| fs::read_link(entry.path()).ok())
+        .any(|target| inodes.iter().any(|inode| target.as_os_str() == inode.as_str()))
 }

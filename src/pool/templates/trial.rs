@@ -118,11 +118,18 @@ impl Trial {
                 Verdict::Lost(format!("did not {what} within {LIMIT:?} on its trial: {doing}"))
             }
             Ok(verdict) => verdict,
-            Err(error) => Verdict::Unfit(format!("did not answer on its trial: {error}")),
+            // Its worker may have been killed, by the kernel for its memory perhaps: that says nothing about the next.
+            Err(error) => {
+                let why = reason(&self.said).map(|why| format!(" ({why})")).unwrap_or_default();
+                Verdict::Lost(format!("did not answer on its trial: {error}{why}"))
+            }
         }
     }
 
     /// Reads what has come of the answer.
+    ///
+    /// # Errors
+    /// There will be none.
     fn hear(&mut self) -> io::Result<Verdict> {
         let mut bytes = [0; 4 << 10];
         loop {
@@ -132,13 +139,15 @@ impl Trial {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Verdict::Pending),
                 Err(error) => return Err(error),
             }
+            let unfit = |what: &str| Ok(Verdict::Unfit(format!("answers its trial wrong: {what}")));
             if self.answer.len() > ANSWER_LIMIT {
-                return Err(io::Error::other("it answers without end"));
+                return unfit("without end");
             }
-            match response(&self.answer).map_err(io::Error::other)? {
-                Some(answer) if answer.status == 200 && answer.body == PONG => return Ok(Verdict::Good),
-                Some(answer) => return Err(io::Error::other(format!("status {}", answer.status))),
-                None => {}
+            match response(&self.answer) {
+                Ok(Some(answer)) if answer.status == 200 && answer.body == PONG => return Ok(Verdict::Good),
+                Ok(Some(answer)) => return unfit(&format!("status {}", answer.status)),
+                Ok(None) => {}
+                Err(error) => return unfit(&error.to_string()),
             }
         }
     }
