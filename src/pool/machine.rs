@@ -192,7 +192,7 @@ const LAST_ASK: Duration = Duration::from_millis(64);
 const FREEZE_LIMIT: Duration = Duration::from_millis(500);
 /// How often a draining pool is looked into.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
-/// A generation that lived this long has shown that it can: when it ends, the next may start at once.
+/// A generation that lived this long has shown that it can: its end is no failure.
 const PROVEN: Duration = Duration::from_secs(60);
 /// The longest backoff.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
@@ -453,10 +453,16 @@ impl Machine {
         if self.drain.is_some_and(|drain| drain.quit_sent) {
             return self.after_stop(After::Cold, waiting, now);
         }
-        // One that has shown that it can serve is started again at once.
-        let then = if now >= since + PROVEN { After::Cold } else { self.after_failure() };
+        let failed = now < since + PROVEN;
+        // Who waits is served by the next one, which is started at once; only if that is no better is it
+        // the pool's fault.
+        let again = !failed || self.failures == 0;
+        let then = if again { After::Cold } else { self.after_failure() };
         let mut actions = vec![Action::ReportExit];
         actions.extend(self.after_stop(then, waiting, now));
+        if again {
+            self.failures = u32::from(failed);
+        }
         actions
     }
 

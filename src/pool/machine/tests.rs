@@ -48,6 +48,11 @@ fn told_to_quit(state: State) -> Machine {
     Machine { drain: Some(drain), ..calm(state) }
 }
 
+/// Its last generation has failed.
+fn failed_before(machine: Machine) -> Machine {
+    Machine { failures: 1, ..machine }
+}
+
 /// `on_failure = "hold"`.
 fn holding(machine: Machine) -> Machine {
     Machine { answers_503: false, ..machine }
@@ -184,9 +189,11 @@ fn warm_rows() -> Vec<Row> {
         row(calm(warm(0, 0)), looked(false), 79_999, warm(0, 0), &[]),
         row(calm(warm(0, 0)), looked(false), 80_000, freezing(80_000, 0), &[Freeze]),
         row(unstopped(calm(warm(0, 0))), looked(false), 900_000, warm(0, 0), &[]),
-        row(calm(warm(0, 0)), exited(true), 59_999, backoff(60_999), &[ReportExit, Watch]),
-        row(holding(calm(warm(0, 0))), exited(true), 59_999, backoff(60_999), &[ReportExit]),
+        row(calm(warm(0, 0)), exited(true), 59_999, Cold, &[ReportExit, Watch]),
+        row(failed_before(calm(warm(0, 0))), exited(true), 59_999, backoff(61_999), &[ReportExit, Watch]),
+        row(failed_before(holding(calm(warm(0, 0)))), exited(true), 59_999, backoff(61_999), &[ReportExit]),
         row(calm(warm(0, 0)), exited(false), 60_000, Cold, &[ReportExit, Watch]),
+        row(failed_before(calm(warm(0, 0))), exited(false), 60_000, Cold, &[ReportExit, Watch]),
         row(holding(calm(warm(0, 0))), exited(true), 60_000, Cold, &[ReportExit, Watch]),
         row(calm(warm(0, 0)), drain(90, false), 5, freezing(5, 0), &[StopListening, Freeze]),
         row(calm(warm(0, 0)), drain(90, true), 5, freezing(5, 0), &[StopListening, Freeze]),
@@ -207,7 +214,8 @@ fn warm_rows_while_draining() -> Vec<Row> {
         row(draining(warm), Deadline, DRAIN_END, cut, &[ReportCut, Kill]),
         row(draining(warm), looked(false), 110_000, warm, &[]),
         row(draining(warm), looked(true), 110_000, Warm { quiet_since: at(110_000), since: at(0) }, &[]),
-        row(draining(young), exited(true), 110_000, Ended, &[ReportExit, Refuse]),
+        row(draining(young), exited(true), 110_000, again, &[ReportExit, Unwatch, Launch]),
+        row(failed_before(draining(young)), exited(true), 110_000, Ended, &[ReportExit, Refuse]),
         row(draining(warm), exited(true), 110_000, again, &[ReportExit, Unwatch, Launch]),
         row(draining(warm), exited(true), DRAIN_END, Ended, &[ReportExit, Refuse]),
         row(draining(warm), exited(false), 110_000, Ended, &[ReportExit, Refuse]),
@@ -225,7 +233,14 @@ fn freezing_rows() -> Vec<Row> {
         row(calm(freezing(0)), FreezeFailed, 80_005, warm(80_005, 0), &[Thaw]),
         row(calm(freezing(0)), Deadline, 80_500, warm(80_500, 0), &[Thaw]),
         row(calm(freezing(0)), exited(false), 80_005, Cold, &[ReportExit, Watch]),
-        row(calm(freezing(50_000)), exited(false), 80_005, backoff(81_005), &[ReportExit, Watch]),
+        row(calm(freezing(50_000)), exited(false), 80_005, Cold, &[ReportExit, Watch]),
+        row(
+            failed_before(calm(freezing(50_000))),
+            exited(false),
+            80_005,
+            backoff(82_005),
+            &[ReportExit, Watch],
+        ),
         row(calm(freezing(0)), drain(90_000, true), 80_005, freezing(0), &[StopListening]),
     ]
 }
@@ -241,7 +256,8 @@ fn freezing_rows_while_draining() -> Vec<Row> {
         row(draining(frozen), Deadline, 110_500, warm(110_500, 0), &[Thaw]),
         row(draining(frozen), exited(true), 110_005, again, &[ReportExit, Unwatch, Launch]),
         row(draining(frozen), exited(false), 110_005, Ended, &[ReportExit, Refuse]),
-        row(draining(young), exited(true), 110_005, Ended, &[ReportExit, Refuse]),
+        row(draining(young), exited(true), 110_005, again, &[ReportExit, Unwatch, Launch]),
+        row(failed_before(draining(young)), exited(true), 110_005, Ended, &[ReportExit, Refuse]),
         row(told_to_quit(young), exited(true), 110_005, again, &[Unwatch, Launch]),
         row(told_to_quit(young), exited(false), 110_005, Ended, &[Refuse]),
         row(draining(frozen), drain(DRAIN_END, true), 110_005, frozen, &[StopListening]),
@@ -728,6 +744,17 @@ fn an_end_within_the_first_minute_is_one_failure_more() {
     world.now = at(59_999);
     world.deliver(exited(true));
     assert_eq!((world.machine.state(), world.machine.failures()), (&backoff(67_999), 4));
+}
+
+#[test]
+fn the_first_end_within_a_minute_costs_no_backoff_and_the_second_does() {
+    let mut world = World::new(calm(Cold), at(0), |_, action| obliging(action));
+    for (failures, state) in [(1, Cold), (2, backoff(4_000))] {
+        world.deliver(Connection);
+        world.now += ms(1_000);
+        world.deliver(exited(true));
+        assert_eq!((world.machine.state(), world.machine.failures()), (&state, failures));
+    }
 }
 
 #[test]
