@@ -32,10 +32,10 @@ use rig::{During, Outcome, fence, host, processes};
 #[command(name = "warm")]
 struct Flags {
     /// Rounds; each loads every contestant once
-    #[arg(long, default_value_t = 6)]
+    #[arg(long, default_value_t = 24)]
     rounds: usize,
     /// Seconds of load for a contestant in a round
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 2)]
     seconds: u32,
     /// Connections of the client
     #[arg(long, default_value_t = 8)]
@@ -195,8 +195,8 @@ fn print_table(contestants: &[Contestant]) {
     let mut goals = Vec::new();
     for one in contestants {
         // Both ratios: more than 1 is better than bare.
-        let throughput = one.per_second.median() / bare.per_second.median();
-        let p99 = bare.p99_ms.median() / one.p99_ms.median();
+        let throughput = one.per_second.of(&bare.per_second).median();
+        let p99 = bare.p99_ms.of(&one.p99_ms).median();
         println!(
             "  {:<10}{:>12.0}{throughput:>9.3}{:>12.2}{p99:>9.3}",
             one.name,

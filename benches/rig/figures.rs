@@ -31,6 +31,11 @@ impl Samples {
     pub(crate) fn over(&self, floor: &Self) -> Self {
         Self(self.0.iter().zip(&floor.0).map(|(mine, its)| mine - its).collect())
     }
+
+    /// `self` divided by `floor`, round by round, for the same reason.
+    pub(crate) fn of(&self, floor: &Self) -> Self {
+        Self(self.0.iter().zip(&floor.0).map(|(mine, its)| mine / its).collect())
+    }
 }
 
 /// The steps of something that was done several times, in their order, and the samples of each.

@@ -6,6 +6,7 @@ pub mod adoption;
 pub mod budget;
 pub mod events;
 pub mod generation;
+pub mod graves;
 pub mod limits;
 pub mod machine;
 pub mod outbound;

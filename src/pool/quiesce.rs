@@ -81,6 +81,14 @@ pub enum Freezer {
 }
 
 impl Freezer {
+    /// The cgroup of the generation, if it has one.
+    pub fn into_cgroup(self) -> Option<Cgroup> {
+        match self {
+            Self::Cgroup(cgroup) => Some(cgroup),
+            Self::Signals => None,
+        }
+    }
+
     /// Asks for standstill.
     ///
     /// # Errors

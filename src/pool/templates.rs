@@ -5,7 +5,6 @@ mod birth;
 mod class;
 mod classes;
 mod error;
-mod graves;
 mod ids;
 mod loaded;
 mod lodging;
@@ -30,6 +29,7 @@ pub use self::lodging::{Lodging, find, is_cgroup, tidy};
 use self::share::share;
 use self::trial::{Trial, Verdict};
 pub use self::waiting::{Waiting, lacks_sockets};
+use super::graves::Graves;
 use super::prepare::{Places, Prepared};
 use super::record;
 use crate::config::profile::Profile;
@@ -64,8 +64,6 @@ pub struct Templates {
     /// One class at a time is tried.
     trial: Option<Trial>,
     due: Option<Instant>,
-    /// When they were looked at last.
-    looked: Instant,
     /// None is made before.
     pause: Option<Instant>,
     /// Readable when one of them has ended.
@@ -89,7 +87,7 @@ pub fn possible(wanted: usize, range: IdRange, has_cgroups: bool) -> Result<Home
 }
 
 impl Templates {
-    /// Keeps `wanted` of each class, in `memory` bytes, with ids of `range`.
+    /// Keeps `wanted` of each class, in `memory` bytes, with ids of `range`; those that end go to `graves`.
     ///
     /// # Errors
     /// Why there can be none.
@@ -97,25 +95,13 @@ impl Templates {
         (wanted, memory, range): (usize, u64, IdRange),
         has_cgroups: bool,
         places: &Places,
+        graves: &Graves,
     ) -> Result<Self, NoTemplates> {
         let home = possible(wanted, range, has_cgroups)?;
-        let births = Births::open(range, places)?;
+        let births = Births::open(range, places, graves)?;
         let ends = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(NoTemplates::Rights)?;
         let (classes, waiting) = (Classes::default(), Vec::new());
-        let looked = Instant::now();
-        Ok(Self {
-            home,
-            wanted,
-            memory,
-            births,
-            classes,
-            waiting,
-            trial: None,
-            due: None,
-            looked,
-            pause: None,
-            ends,
-        })
+        Ok(Self { home, wanted, memory, births, classes, waiting, trial: None, due: None, pause: None, ends })
     }
 
     /// One for `prepared` with `listeners` sockets; another is made when it is quiet again.
@@ -202,12 +188,6 @@ impl Templates {
 
     /// When there is something to do.
     pub fn next(&self) -> Option<Instant> {
-        let ending = (!self.births.graves.is_empty()).then_some(self.looked + LOOK);
-        self.next_look().into_iter().chain(ending).min()
-    }
-
-    /// When those that live are to be looked at.
-    fn next_look(&self) -> Option<Instant> {
         let old = self.waiting.iter().filter(|one| one.is_ready).map(|one| one.made + OLDEST);
         self.due.into_iter().chain(old).min()
     }
@@ -221,11 +201,6 @@ impl Templates {
         sources: impl Fn(&Rc<str>, &Profile) -> Vec<(PathBuf, Use)>,
     ) -> Option<String> {
         if self.next().is_none_or(|due| due > now) {
-            return None;
-        }
-        self.births.graves.tend();
-        self.looked = now;
-        if self.next_look().is_none_or(|due| due > now) {
             return None;
         }
         self.due = None;

@@ -27,6 +27,7 @@ use crate::config::profile;
 use crate::config::settings::settings;
 use crate::config::{HostAccounts, load_pools, load_serve};
 use crate::journal::{self, Level, Origin};
+use crate::pool::graves::Graves;
 use crate::pool::prepare::{Places, Workshop};
 use crate::pool::templates::Templates;
 use crate::sandbox::SpareNetwork;
@@ -86,11 +87,13 @@ pub(super) fn run(arguments: &Audit) -> Result<(), Failure> {
         let instance = scratch.path().display().to_string().trim_matches('/').replace('/', "-");
         let base = Base::open(base, &instance).ok();
         let places = sandbox::places(scratch.path(), places(scratch.path().to_owned(), &config).profiles);
+        let graves = Graves::default();
         let mut bench = Bench {
             probe: &probe,
             canaries: &canaries,
             stop: &stop,
-            templates: templates(arguments.start, &config, base.is_some(), &places)?,
+            templates: templates(arguments.start, &config, base.is_some(), &places, &graves)?,
+            graves,
             places,
             base,
             workshop: Workshop::default(),
@@ -98,6 +101,7 @@ pub(super) fn run(arguments: &Audit) -> Result<(), Failure> {
         };
         let cards = audit_pools(&mut bench, &pools, arguments.start, howdah.as_deref());
         bench.templates = None;
+        bench.graves.wait();
         bench.base.iter().for_each(Base::remove);
         cards?
     };
@@ -126,6 +130,7 @@ fn templates(
     config: &ServeConfig,
     has_cgroups: bool,
     places: &Places,
+    graves: &Graves,
 ) -> Result<Option<Templates>, Failure> {
     let is_wanted = match start {
         Some(start) => start == Start::Template,
@@ -135,7 +140,7 @@ fn templates(
         return Ok(None);
     }
     let wanted = (1, config.template_memory.get(), config.template_ids);
-    match Templates::open(wanted, has_cgroups, places) {
+    match Templates::open(wanted, has_cgroups, places, graves) {
         Ok(templates) => Ok(Some(templates)),
         Err(why) if start.is_some() => Err(Failure::new(LAUNCH, why)),
         // So does serve, and starts everything cold.

@@ -53,7 +53,7 @@ fn template(
     let failed = |why: &dyn ToString| {
         Failure::new(LAUNCH, format!("pool {}: its template: {}", pool.name, why.to_string()))
     };
-    let Bench { templates, base, network, stop, .. } = bench;
+    let Bench { templates, graves, base, network, stop, .. } = bench;
     let templates = templates.as_mut().ok_or_else(|| failed(&"there are none"))?;
     // It is not php-fpm, and does what it does.
     templates.trust(prepared, listeners);
@@ -63,6 +63,7 @@ fn template(
     while Instant::now() < until {
         let due = templates.next().unwrap_or(until);
         stop.pause(due.saturating_duration_since(Instant::now()))?;
+        graves.tend(Instant::now());
         let around = (base.as_ref(), network.as_mut());
         let sources = |_: &Rc<str>, profile: &Profile| sources(pool, profile);
         if let Some(error) = templates.go_on(Instant::now(), true, around, sources) {

@@ -18,6 +18,7 @@ use crate::config::pool::{Access, Pool, Socket};
 use crate::config::profile::Profile;
 use crate::config::types::{Listen, Mode};
 use crate::pool::activation::{self, Listener};
+use crate::pool::graves::Graves;
 use crate::pool::prepare::{CONF, Places, Prepared, Workshop};
 use crate::pool::slot::limits_not_in_force;
 use crate::pool::templates::{Templates, always_cold};
@@ -40,6 +41,8 @@ pub(super) struct Bench<'a> {
     pub(super) network: Option<SpareNetwork>,
     /// Where they are wanted and can be.
     pub(super) templates: Option<Templates>,
+    /// Templates that have been ended.
+    pub(super) graves: Graves,
 }
 
 /// What came of the attacks on a pool's sandbox.

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
 
 use super::Supervisor;
 use super::limits::LIMIT_FLAGS;
 use super::reports::{confess, tell_lines};
 use super::tokens::Token;
 use crate::journal::Level;
+use crate::pool::generation::Generation;
+use crate::pool::graves::Ending;
 use crate::pool::machine::{Action, Event, State};
 use crate::pool::prepare::Question;
 use crate::pool::refuse::Refused;
@@ -211,19 +211,9 @@ impl Supervisor {
             }
             uplink.end();
         }
+        let Generation { process, freezer, lodging, .. } = generation;
         // It may be on its way still, if the launch failed; or wait for a disk, for as long as that takes.
-        if !(0..20).any(|round| is_reaped(generation.process.pid, round)) {
-            self.dying.push(generation.process.pid);
-        }
-        if let Some(cgroup) = generation.freezer.cgroup() {
-            // What is not of process 1's pid namespace does not end with it.
-            cgroup.kill();
-            // Its last processes are reaped by process 1's end.
-            if !cgroup.remove_soon(20) {
-                self.emptying.push(cgroup.directory().to_owned());
-            }
-        }
-        drop(generation);
+        self.graves.add_late(Ending::new(process.pidfd, freezer.into_cgroup(), lodging));
         self.leave_audit();
     }
 
@@ -340,13 +330,6 @@ impl Supervisor {
         }
     }
 
-    /// Reaps what was killed and could not end at once.
-    pub(super) fn reap_dying(&mut self) {
-        self.dying.retain(|pid| !is_reaped(*pid, 0));
-        let is_busy = |error: std::io::Error| error.raw_os_error() == Some(libc::EBUSY);
-        self.emptying.retain(|cgroup| std::fs::remove_dir(cgroup).is_err_and(is_busy));
-    }
-
     /// Watches the pools again that found no room, if there is some now.
     pub(super) fn make_room(&mut self) {
         if self.crowded.is_empty() || self.refused.iter().flatten().count() >= MOST_REFUSED {
@@ -375,12 +358,4 @@ impl Supervisor {
             }
         }
     }
-}
-
-/// Whether a child is gone, or nobody's child of ours any more; waits a moment before every try but the first.
-fn is_reaped(pid: Pid, round: u32) -> bool {
-    if round > 0 {
-        std::thread::sleep(FREEZE_ASK);
-    }
-    !matches!(waitpid(pid, Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::StillAlive))
 }

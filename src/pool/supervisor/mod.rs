@@ -27,7 +27,6 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::Pid;
 
 use self::addresses::Addresses;
 use self::audit::Ear;
@@ -38,6 +37,7 @@ use self::tokens::Token;
 use super::activation::Listener;
 use super::admission::Admission;
 use super::events;
+use super::graves::Graves;
 use super::machine::{Event, State};
 use super::prepare::{Places, Workshop};
 use super::record::Stock;
@@ -98,10 +98,7 @@ pub struct Supervisor {
     hushed: Vec<(Instant, usize)>,
     /// Templates that have become a pool's and are not ready yet.
     released: Vec<Released>,
-    /// Killed, and not ended yet.
-    dying: Vec<Pid>,
-    /// Cgroups of those.
-    emptying: Vec<PathBuf>,
+    graves: Graves,
     refused: Vec<Option<Refused>>,
     /// Pools with connections for which there was no room among the refused.
     crowded: Vec<usize>,
@@ -152,7 +149,9 @@ impl Supervisor {
         let chronicle = events::Log::new(&settings.places.runtime);
         let Settings { templates, template_memory, template_ids, .. } = settings;
         let wanted = (templates, template_memory, template_ids);
-        let (templates, no_templates) = match Templates::open(wanted, base.is_some(), &settings.places) {
+        let graves = Graves::default();
+        let opened = Templates::open(wanted, base.is_some(), &settings.places, &graves);
+        let (templates, no_templates) = match opened {
             Ok(templates) => (Some(templates), None),
             Err(why) => (None, Some(why)),
         };
@@ -169,8 +168,7 @@ impl Supervisor {
             freezing: Vec::new(),
             hushed: Vec::new(),
             released: Vec::new(),
-            dying: Vec::new(),
-            emptying: Vec::new(),
+            graves,
             refused: Vec::new(),
             crowded: Vec::new(),
             workshop: Workshop::default(),
@@ -315,6 +313,7 @@ impl Supervisor {
         loop {
             self.settle();
             if self.is_over(began) {
+                self.graves.wait();
                 return Ok(());
             }
             if std::mem::take(&mut self.stale_roll) {
@@ -356,7 +355,7 @@ impl Supervisor {
             sooner(Instant::now() + Duration::from_millis(20));
         }
         self.templates.iter().filter_map(Templates::next).for_each(&mut sooner);
-        self.classes_due.into_iter().for_each(&mut sooner);
+        self.classes_due.into_iter().chain(self.graves.next()).for_each(&mut sooner);
         self.next_expected().into_iter().for_each(&mut sooner);
         self.ear.paused.into_iter().for_each(&mut sooner);
         self.limit_clock.first().into_iter().for_each(|(when, _)| sooner(*when));

@@ -356,7 +356,7 @@ impl Supervisor {
         self.give_up_late(now);
         self.make_templates(now);
         self.hear_hushed(now);
-        self.reap_dying();
+        self.graves.tend(now);
         journal::flush();
         for index in std::mem::take(&mut self.freezing) {
             self.ask_frozen(index, 1);

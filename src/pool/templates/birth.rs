@@ -17,11 +17,11 @@ use oci_spec::runtime::Spec;
 
 use super::NoTemplates;
 use super::classes::Model;
-use super::graves::Graves;
 use super::ids::Ids;
 use super::lodging::{Lodging, directory};
 use super::waiting::Waiting;
 use crate::config::types::IdRange;
+use crate::pool::graves::Graves;
 use crate::pool::outbound;
 use crate::pool::prepare::{CONF, Places, Prepared};
 use crate::sandbox::cgroup::Base;
@@ -40,7 +40,7 @@ pub(super) struct Births {
     ids: Rc<RefCell<Ids>>,
     number: u64,
     directory: PathBuf,
-    pub(super) graves: Graves,
+    graves: Graves,
 }
 
 impl Births {
@@ -48,9 +48,9 @@ impl Births {
     ///
     /// # Errors
     /// These cannot be kept from other howdahs.
-    pub(super) fn open(range: IdRange, places: &Places) -> Result<Self, NoTemplates> {
+    pub(super) fn open(range: IdRange, places: &Places, graves: &Graves) -> Result<Self, NoTemplates> {
         let ids = Rc::new(RefCell::new(Ids::open(range, &places.state)?));
-        Ok(Self { ids, number: 0, directory: directory(places), graves: Graves::default() })
+        Ok(Self { ids, number: 0, directory: directory(places), graves: graves.clone() })
     }
 
     /// Begins to make one of the class of `model`, which may have `sources` attached later.
@@ -123,8 +123,7 @@ impl Births {
 
 impl Drop for Births {
     fn drop(&mut self) {
-        self.graves.wait();
-        // Generations that are still there keep theirs.
+        // Those that are still there keep theirs, and the last one takes it with it.
         let _ = fs::remove_dir(&self.directory);
     }
 }

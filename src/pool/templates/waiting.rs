@@ -14,11 +14,11 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use super::birth::step;
-use super::graves::Graves;
 use super::loaded::loaded;
 use super::lodging::Lodging;
 use crate::config::pool::Pool;
 use crate::pool::generation::Phases;
+use crate::pool::graves::{Ending, Graves};
 use crate::pool::prepare::{self, CONF, Prepared, Stamp};
 use crate::sandbox::Outcome;
 use crate::sandbox::cgroup::Cgroup;
@@ -213,7 +213,7 @@ impl Waiting {
         // It is to have a processor to end on.
         let _ = sys::set_nice(template.process.pid, sys::own_nice());
         template.process.kill();
-        graves.add(template.process.pid, cgroup, lodging);
+        graves.add(Ending::new(template.into_process().pidfd, Some(cgroup), Some(lodging)));
     }
 }
 
