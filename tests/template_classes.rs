@@ -176,3 +176,39 @@ fn after_a_reload_there_are_templates_of_the_classes_that_pools_have_now() {
     });
     assert_eq!(kill(Pid::from_raw(kept[0]), None), Err(Errno::ESRCH));
 }
+
+/// A pool that mounts `count` directories, its document root among them.
+fn pool_of_directories(rig: &Rig, name: &str, count: usize) {
+    pool(rig, name, "10M");
+    let file = rig.path(&format!("pools/{name}.toml"));
+    let mut text = fs::read_to_string(&file).unwrap();
+    for number in 1..count {
+        let directory = rig.path(&format!("directories/{number}"));
+        fs::create_dir_all(&directory).unwrap();
+        text += &format!("[[mount]]\nsource = {directory:?}\ntarget = \"/srv/{number}\"\n");
+    }
+    fs::write(file, text).unwrap();
+}
+
+#[test]
+fn the_directories_of_more_pools_than_a_template_knows_are_those_that_were_started_last() {
+    let mut rig = Rig::new();
+    keep(&rig, 1);
+    pool_of_directories(&rig, "all", 499);
+    pool(&rig, "last", "10M");
+    rig.serve();
+    stocked(&rig, 1);
+    assert_eq!(start(&rig, "last"), ("template".to_owned(), String::new()), "the 500th directory is its");
+    assert_eq!(rig.end(), 0);
+    pool_of_directories(&rig, "all", 500);
+    for pool in ["all", "last"] {
+        // Nobody is to remember which was started last.
+        let _ = fs::remove_dir_all(rig.path(&format!("run/pools/{pool}")));
+    }
+    rig.serve();
+    stocked(&rig, 1);
+    let (by, why) = start(&rig, "last");
+    assert!(by == "cold launch" && why.contains("the template has other rules"), "{by}: {why}");
+    stocked(&rig, 1);
+    assert_eq!(start(&rig, "last"), ("template".to_owned(), String::new()), "it was started last");
+}
