@@ -271,7 +271,11 @@ fn one_that_stands_still_holds_nobody_up_for_long() {
     let (why, took) = survives(&rig, own, "it was stopped", None);
     assert!(why.starts_with("execute (its configuration): ") && took < limit, "{why} {took:?}");
     let own = stocked(&rig, 1)[0];
-    fs::write(rig.cgroup().join(lodging(&rig, own)).join("cgroup.freeze"), "1").unwrap();
+    let cgroup = rig.cgroup().join(lodging(&rig, own));
+    fs::write(cgroup.join("cgroup.freeze"), "1").unwrap();
+    wait_for("a frozen template", SOON, || {
+        fs::read_to_string(cgroup.join("cgroup.events")).unwrap().contains("frozen 1").then_some(())
+    });
     let (why, took) = survives(&rig, own, "it was frozen", None);
     assert!(why.starts_with("execute (its configuration): ") && took < limit, "{why} {took:?}");
     recovers(&rig);
