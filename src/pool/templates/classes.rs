@@ -145,12 +145,18 @@ impl Classes {
         }
     }
 
-    /// Why there is none of `class` now.
-    pub(super) fn why_none(&self, class: &Rc<str>) -> String {
-        match self.find(class).map(|model| &model.standing) {
-            Some(Standing::Unfit(why)) => why.to_string(),
-            Some(Standing::Untried) => "its class has not been tried yet".to_owned(),
-            Some(Standing::Good) | None => "none was ready".to_owned(),
+    /// Why there is none of `class` now, where each of [`Classes::all`] is to have `shares` of `most` bytes.
+    pub(super) fn why_none(&self, class: &Rc<str>, shares: &[usize], most: u64) -> String {
+        let index = self.models.iter().position(|model| model.class == *class);
+        let found = index.map(|index| (&self.models[index], shares[index]));
+        match found.map(|(model, share)| (&model.standing, share, model.each.unwrap_or(GUESS))) {
+            Some((Standing::Unfit(why), ..)) => why.to_string(),
+            Some((_, 0, each)) if each > most => {
+                format!("one may take {}M, more than [serve] template_memory", each >> 20)
+            }
+            Some((_, 0, _)) => "[serve] template_memory is for classes that were asked for later".to_owned(),
+            Some((Standing::Untried, ..)) => "its class has not been tried yet".to_owned(),
+            Some((Standing::Good, ..)) | None => "none was ready".to_owned(),
         }
     }
 
