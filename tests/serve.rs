@@ -261,7 +261,7 @@ fn each_generation_has_a_network_of_its_own_whether_from_the_stock_or_not() {
     let own = std::fs::read_link("/proc/self/ns/net").unwrap().display().to_string();
     // At once, so that one takes the namespace in stock and the other makes its own; then again.
     for _ in 0..3 {
-        let both = ["one", "two"].map(|name| Held::begin(&rig, name, "/index.php"));
+        let both = ["one", "two"].map(|name| Held::send(&rig, name, "/index.php"));
         // What one had is nobody's any more when it has stopped.
         ["one", "two"].iter().for_each(|name| rig.wait_state(name, "warm"));
         let both = both.map(Held::answer);

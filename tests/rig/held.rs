@@ -1,6 +1,7 @@
 //! A request that stays in progress for as long as its pool is to be looked at: a pool that is
 //! idle for a moment may have stopped before anybody looks.
 
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -8,7 +9,9 @@ use std::time::{Duration, Instant};
 use howdah::fpm::client::response;
 use howdah::fpm::fastcgi::{Kind, stream};
 
-use super::{Rig, patience};
+use super::{Rig, patience, wait_for};
+
+const SOON: Duration = Duration::from_secs(20);
 
 /// What is sent last: PHP reads it before it runs the script, which takes it for PHP (see [`Rig::inside`]).
 const BODY: &[u8] = b";";
@@ -20,8 +23,24 @@ pub struct Held {
 }
 
 impl Held {
-    /// Asks `pool` for `uri`; nobody is answered before [`Held::answer`].
+    /// Asks `pool` for `uri`, and waits until a worker waits for the rest of it. Not before that will
+    /// php-fpm make another for whoever comes next: it asks no worker that is idle still.
     pub fn begin(rig: &Rig, pool: &str, uri: &str) -> Self {
+        let held = Self::send(rig, pool, uri);
+        wait_for("a worker that waits for a body", SOON, || {
+            let master = rig.record(pool).pid?;
+            let workers = fs::read_to_string(format!("/proc/{master}/task/{master}/children")).ok()?;
+            let mut calls = workers.split_whitespace().filter_map(|worker| {
+                let call = fs::read_to_string(format!("/proc/{worker}/syscall")).ok()?;
+                call.split(' ').next()?.parse().ok()
+            });
+            calls.any(|call: i64| call == libc::SYS_read).then_some(())
+        });
+        held
+    }
+
+    /// The same, and does not wait.
+    pub fn send(rig: &Rig, pool: &str, uri: &str) -> Self {
         let form = [("Content-Type", "application/x-www-form-urlencoded")];
         let bytes = rig.request(pool, uri, "POST", &form, BODY).encode();
         let mut body = Vec::new();
