@@ -248,14 +248,6 @@ fn it_may_die_at_any_moment_of_its_start() {
     assert!(!rig.cgroup().exists() && !rig.path("run/templates").exists(), "something is left behind");
 }
 
-/// Freezes a cgroup, and waits until it stands: a process that is only told to may still be where it waits.
-fn freeze(cgroup: &Path) {
-    fs::write(cgroup.join("cgroup.freeze"), "1").unwrap();
-    wait_for("a frozen cgroup", SOON, || {
-        fs::read_to_string(cgroup.join("cgroup.events")).unwrap().contains("frozen 1").then_some(())
-    });
-}
-
 #[test]
 fn one_that_stands_still_holds_nobody_up_for_long() {
     let mut rig = rig();
@@ -284,7 +276,11 @@ fn one_that_stands_still_holds_nobody_up_for_long() {
     let (why, took) = survives(&rig, own, "it was stopped", None);
     assert!(why.starts_with("execute (its configuration): ") && took < limit, "{why} {took:?}");
     let own = stocked(&rig, 1)[0];
-    freeze(&rig.cgroup().join(lodging(&rig, own)));
+    let cgroup = rig.cgroup().join(lodging(&rig, own));
+    fs::write(cgroup.join("cgroup.freeze"), "1").unwrap();
+    wait_for("a frozen template", SOON, || {
+        fs::read_to_string(cgroup.join("cgroup.events")).unwrap().contains("frozen 1").then_some(())
+    });
     let (why, took) = survives(&rig, own, "it was frozen", None);
     assert!(why.starts_with("execute (its configuration): ") && took < limit, "{why} {took:?}");
     recovers(&rig);
