@@ -49,11 +49,10 @@ fn told(rig: &mut Rig, pool: &str, limit: &str, effect: &str, words: &str) -> Va
     assert_eq!((&hit["effect"], hit["count"].as_u64() > Some(0)), (&Value::from(effect), true), "{hit}");
     assert!(hit["detail"].as_str().unwrap().contains(words), "{words:?}: {hit}");
     rig.wait_log(&format!("pool {pool}: limit {limit}: "));
-    let events = events(rig, &[pool]);
     let its =
-        |event: &&Value| event["kind"] == "limit" && event["limit"] == limit && event["effect"] == effect;
-    let event = events.iter().find(its);
-    let event = event.unwrap_or_else(|| panic!("no event of {limit}: {events:?}")).clone();
+        |event: &Value| event["kind"] == "limit" && event["limit"] == limit && event["effect"] == effect;
+    let event =
+        wait_for(&format!("an event of {limit}"), SOON, || events(rig, &[pool]).into_iter().find(its));
     assert_eq!((&event["pool"], &event["effect"]), (&Value::from(pool), &Value::from(effect)), "{event}");
     let run = rig.path("run");
     let people = rig.howdah(&["ps", "--runtime-dir", run.to_str().unwrap()]);
