@@ -118,7 +118,10 @@ impl Supervisor {
         let Some(question) = slot.question.take() else { return };
         let _ = self.epoll.delete(question.ready());
         match self.workshop.learn(question, &slot.pool) {
-            Ok(()) => self.launch_known(index),
+            Ok(()) => {
+                self.launch_known(index);
+                self.write_record(index);
+            }
             Err(error) => self.launch_failed(index, &error.to_string()),
         }
     }
@@ -228,8 +231,11 @@ impl Supervisor {
         slot.cold = Some(reason.to_owned());
         self.tell(index, Level::Warning, &format!("not by a template: {reason}"));
         self.forget_generation(index);
+        // What comes has the same number: named by what is gone, it would be a stranger to the next howdah.
+        self.write_record(index);
         self.events.push_back((index, Event::Relaunched));
         self.launch_known(index);
+        self.write_record(index);
         true
     }
 
