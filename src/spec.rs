@@ -29,8 +29,9 @@ pub const IMAGE: &str = "howdah.image";
 pub const LANDLOCK: &str = "howdah.landlock";
 /// "once": after the spec's own program none can be executed. Or "any".
 pub const EXECVE: &str = "howdah.execve";
-/// "late": the process is born with the ids of the spec's user on the host, its maps are written
-/// and its listening sockets come when it is bound to a pool.
+/// Of a template, whose listening sockets come when it is bound to a pool. "late": the process is born
+/// with the ids of the spec's user on the host, and its maps are written then. "account": it takes them
+/// as in every other launch.
 pub const IDENTITY: &str = "howdah.identity";
 /// The least ABI of Landlock: below it there is no launch.
 pub const LANDLOCK_ABI: &str = "howdah.landlock.abi";

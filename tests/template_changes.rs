@@ -55,8 +55,11 @@ fn told(said: &str, by: &str, why: &str) -> (String, String, String) {
     (said.to_owned(), by.to_owned(), why.to_owned())
 }
 
-fn is_gone(pid: i32) -> bool {
-    kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH)
+/// It ends beside the start, which does not wait for it.
+fn wait_gone(pid: i32) {
+    wait_for("the end of the old one", SOON, || {
+        (kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH)).then_some(())
+    });
 }
 
 #[test]
@@ -68,7 +71,7 @@ fn an_ini_file_that_is_edited_in_place_is_another_php() {
     let old = stocked(&rig, 1)[0];
     File::options().append(true).open(&ini).unwrap().write_all(b"memory_limit = 77M\n").unwrap();
     assert_eq!(start(&rig), told("77M", "cold launch", CHANGED));
-    assert!(is_gone(old));
+    wait_gone(old);
     stocked(&rig, 1);
     assert_eq!(start(&rig), told("77M", "template", ""));
 }
@@ -87,7 +90,7 @@ fn a_library_that_is_replaced_is_another_php() {
     fs::copy(&library, &fresh).unwrap();
     fs::rename(&fresh, &library).unwrap();
     assert_eq!(start(&rig), told("66M", "cold launch", CHANGED));
-    assert!(is_gone(old));
+    wait_gone(old);
     stocked(&rig, 1);
     assert_eq!(start(&rig), told("66M", "template", ""));
 }
@@ -101,7 +104,7 @@ fn the_binary_that_is_replaced_is_another_php() {
     fs::copy(&real, real.with_extension("new")).unwrap();
     fs::rename(real.with_extension("new"), &real).unwrap();
     assert_eq!(start(&rig), told("66M", "cold launch", CHANGED));
-    assert!(is_gone(old));
+    wait_gone(old);
     // What the image is was asked anew at that start.
     stocked(&rig, 1);
     assert_eq!(start(&rig), told("66M", "template", ""));
@@ -120,7 +123,8 @@ fn one_that_is_killed_while_it_waits_is_replaced_though_nobody_asks() {
     let old = stocked(&rig, 1)[0];
     kill(Pid::from_raw(old), Signal::SIGKILL).unwrap();
     let fresh = wait_for("another", SOON, || waiting(&rig).pop().filter(|pid| *pid != old));
-    assert!(is_gone(old) && Path::new(&format!("/proc/{fresh}")).exists());
+    assert!(Path::new(&format!("/proc/{fresh}")).exists());
+    wait_gone(old);
     stocked(&rig, 1);
     assert_eq!(start(&rig), told("hello", "template", ""));
 }

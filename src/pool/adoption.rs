@@ -85,22 +85,26 @@ pub fn look(places: &Places, base: Option<&Base>) -> Estate {
     let mut kept = Vec::new();
     // The newest of a pool comes last, and takes the place of an older one.
     candidates.sort_by_key(|candidate| candidate.number);
-    for candidate in candidates {
+    for mut candidate in candidates {
         let (pool, number, pid) = (candidate.pool.clone(), candidate.number, candidate.pid);
         kept.push(pool.clone());
         let place = candidate.freezer.cgroup().map(|cgroup| cgroup.directory().to_owned());
-        let was_template = candidate.lodging.is_some();
+        let mut lodging = candidate.lodging.take();
         let record = estate.records.entry(pool.clone()).or_default();
         let taken = take(candidate, record, files.get(&pool).map_or(&[], Vec::as_slice));
         record.generation = record.generation.max(number);
         let reason = match taken {
-            Ok(found) => {
-                let older = estate.found.insert(pool.clone(), found).map(|older| older.generation.number);
-                older.map(|number| (number, "a newer one runs".to_owned()))
+            Ok(mut found) => {
+                found.generation.lodging = lodging.take();
+                let older = estate.found.insert(pool.clone(), found);
+                older.map(|older| {
+                    lodging = older.generation.lodging;
+                    (older.generation.number, "a newer one runs".to_owned())
+                })
             }
             // Its howdah died before it had its sockets: it has served nobody. Or it has just ended.
             Err(reason) => match place.filter(|_| {
-                was_template && reason == NOWHERE && templates::lacks_sockets(pid) || is_ending(pid)
+                lodging.is_some() && reason == NOWHERE && templates::lacks_sockets(pid) || is_ending(pid)
             }) {
                 Some(directory) => {
                     let _ = Cgroup::open(&directory).map(|cgroup| end(&cgroup));
@@ -109,6 +113,8 @@ pub fn look(places: &Places, base: Option<&Base>) -> Estate {
                 None => Some((number, reason)),
             },
         };
+        // Without its root directory it would serve on without its files.
+        lodging.filter(|_| reason.is_some()).map(Lodging::leave);
         estate.left_alone.extend(reason.map(|(number, reason)| {
             format!(
                 "pool {pool}: generation {number} (pid {pid}) of an earlier howdah is left alone: {reason}"
@@ -234,7 +240,7 @@ fn take(
     record: &Record,
     files: &[(String, Option<Identity>)],
 ) -> Result<Found, String> {
-    let Candidate { number, pid, freezer, lodging, .. } = candidate;
+    let Candidate { number, pid, freezer, .. } = candidate;
     let because = |what: &'static str| move |errno: nix::errno::Errno| format!("{what}: {}", errno.desc());
     let pidfd = sys::pidfd_open(pid).map_err(because("pidfd_open"))?;
     // From here on the number cannot come to mean another process unseen: that the
@@ -253,8 +259,8 @@ fn take(
     await_php_fpm(pid)?;
     let listeners = listeners_of(pid, &pidfd, files)?;
     let uplink = record.uplink.filter(|_| recorded).and_then(|uplink| take_uplink(uplink, &freezer));
-    let generation = Generation::adopt(number, (pid, pidfd), freezer, uplink, lodging)
-        .map_err(|error| sys::told(&error))?;
+    let generation =
+        Generation::adopt(number, (pid, pidfd), freezer, uplink).map_err(|error| sys::told(&error))?;
     if generation.has_ended() {
         return Err("it has just ended".to_owned());
     }

@@ -239,7 +239,6 @@ impl Generation {
         (pid, pidfd): (Pid, OwnedFd),
         freezer: Freezer,
         uplink: Option<Uplink>,
-        lodging: Option<Lodging>,
     ) -> io::Result<Self> {
         // Nobody writes to it any more: the launch is over, and where the log is no pipe, so is that.
         let (status, _) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
@@ -249,7 +248,7 @@ impl Generation {
         };
         let process = Launched { pid, pidfd, status, gate: None, network: None };
         let made = Self::new(number, Instant::now(), (process, log), freezer);
-        Ok(Self { uplink, activity: Activity::read(pid), serves: true, lodging, ..made })
+        Ok(Self { uplink, activity: Activity::read(pid), serves: true, ..made })
     }
 
     /// The same, asked for at `when`: what came before the launch is a part of the start.

@@ -231,7 +231,7 @@ fn waiting(spec: &Spec) -> Result<Option<Waiting>, StepError> {
         Some("once") => true,
         Some(other) => return Err(refuse(&format!("{EXECVE} is {other}"))),
     };
-    let late = annotation(spec, IDENTITY) == Some("late");
+    let late = annotation(spec, IDENTITY).is_some();
     Waiting::new(once, late).transpose().map_err(|error| refuse(&error))
 }
 

@@ -68,8 +68,7 @@ pub struct Ahead<'a> {
 }
 
 impl Template {
-    /// Launches the program of `spec`, which has the annotation [`IDENTITY`](crate::spec::IDENTITY):
-    /// its user's ids are those on the host.
+    /// Launches the program of `spec`, which has the annotation [`IDENTITY`](crate::spec::IDENTITY).
     ///
     /// # Errors
     /// The failing step; nothing of it is left then.
@@ -172,16 +171,24 @@ impl Template {
             child::attach_all(&trees, self.root.as_fd())?;
             nix::unistd::sethostname(&hostname).at(Step::SetHostname, &hostname)
         })?;
-        let line = |inside: u32, outside: u32| format!("{inside} {outside} 1\n");
-        super::write_maps(self.process.pid, &line(inside.0, self.ids.0), &line(inside.1, self.ids.1))?;
         let limits = plan::rlimits(spec, process)?;
         let pid = self.process.pid;
-        borrowed::act_as(self.ids.0, self.ids.1, || {
+        let lower = || {
             limits.iter().filter(|limit| !limit.raises).try_for_each(|limit| {
                 sys::set_limit_of(pid, limit.resource, limit.soft, limit.hard)
                     .at(Step::SetLimit, limit.words())
             })
-        })?;
+        };
+        if self.users.is_some() {
+            let line = |inside: u32, outside: u32| format!("{inside} {outside} 1\n");
+            let (uids, gids) = (line(inside.0, self.ids.0), line(inside.1, self.ids.1));
+            super::write_maps(self.process.pid, &uids, &gids)?;
+            borrowed::act_as(self.ids.0, self.ids.1, lower)?;
+        } else {
+            // howdah owns its user namespace, and by that has every right over it. As an account howdah
+            // must never be, not for a moment: any process of that could kill it (kill(2)).
+            lower()?;
+        }
         for limit in limits.iter().filter(|limit| limit.raises) {
             sys::set_limit_of(pid, limit.resource, limit.soft, limit.hard)
                 .at(Step::RaiseLimit, limit.words())?;

@@ -33,12 +33,15 @@ const KEPT: [&str; 9] = [
 const NOBODY: &str = "template";
 
 /// The spec of a template for the class of `spec`: its user on the host has `uid` and `gid`, which
-/// belong to it alone; its root directory is `rootfs`. Of the pool nothing is in it: no mount of
-/// its own, name, limit or account.
+/// belong to it alone, or are those of the pool's account; its root directory is `rootfs`. Of the pool
+/// nothing else is in it: no mount of its own, name or limit.
 pub fn template(spec: &Spec, uid: u32, gid: u32, rootfs: &Path) -> Spec {
     let mut made = spec.clone();
+    // An account is known: nobody need be born as it, which only howdah itself could have its child be.
+    let user = spec.process().as_ref().map(|process| (process.user().uid(), process.user().gid()));
+    let is_account = user == Some((uid, gid));
     made.set_hostname(Some(NOBODY.to_owned()));
-    made.set_annotations(Some(annotations(spec)));
+    made.set_annotations(Some(annotations(spec, if is_account { "account" } else { "late" })));
     made.set_mounts(Some(mounts(spec, uid, gid)));
     if let Some(root) = made.root_mut() {
         root.set_path(rootfs.to_owned());
@@ -54,8 +57,10 @@ pub fn template(spec: &Spec, uid: u32, gid: u32, rootfs: &Path) -> Spec {
     if let Some(linux) = made.linux_mut() {
         linux.set_resources(None);
         linux.set_cgroups_path(None);
-        linux.set_uid_mappings(None);
-        linux.set_gid_mappings(None);
+        if !is_account {
+            linux.set_uid_mappings(None);
+            linux.set_gid_mappings(None);
+        }
     }
     made
 }
@@ -67,10 +72,10 @@ pub fn class(spec: &Spec, listeners: usize) -> String {
     format!("{listeners} {}", value.map(|value| value.to_string()).unwrap_or_default())
 }
 
-fn annotations(spec: &Spec) -> HashMap<String, String> {
+fn annotations(spec: &Spec, identity: &str) -> HashMap<String, String> {
     let kept = KEPT.iter().filter_map(|key| Some(((*key).to_owned(), annotation(spec, key)?.to_owned())));
     let mut annotations: HashMap<_, _> = kept.collect();
-    annotations.insert(IDENTITY.to_owned(), "late".to_owned());
+    annotations.insert(IDENTITY.to_owned(), identity.to_owned());
     let (_, own) = mounts_of(spec);
     for key in [LANDLOCK_EXECUTE, LANDLOCK_WRITE] {
         let Some(text) = annotation(spec, key) else { continue };

@@ -24,9 +24,7 @@ use crate::sys;
 
 /// Connections on their way to a 503; more wait in the queue.
 const MOST_REFUSED: usize = 256;
-/// How often a generation that is freezing is asked whether it stands still.
-const FREEZE_ASK: Duration = Duration::from_micros(200);
-/// How many times of that before the loop goes on with something else.
+/// How many times a generation is asked whether it stands still before the loop goes on with something else.
 const FREEZE_ASKS: u32 = 10;
 
 impl Supervisor {
@@ -120,7 +118,10 @@ impl Supervisor {
         let Some(question) = slot.question.take() else { return };
         let _ = self.epoll.delete(question.ready());
         match self.workshop.learn(question, &slot.pool) {
-            Ok(()) => self.launch_known(index),
+            Ok(()) => {
+                self.launch_known(index);
+                self.write_record(index);
+            }
             Err(error) => self.launch_failed(index, &error.to_string()),
         }
     }
@@ -230,8 +231,11 @@ impl Supervisor {
         slot.cold = Some(reason.to_owned());
         self.tell(index, Level::Warning, &format!("not by a template: {reason}"));
         self.forget_generation(index);
+        // What comes has the same number: named by what is gone, it would be a stranger to the next howdah.
+        self.write_record(index);
         self.events.push_back((index, Event::Relaunched));
         self.launch_known(index);
+        self.write_record(index);
         true
     }
 
@@ -248,29 +252,21 @@ impl Supervisor {
 
     /// Asks up to `times` whether it stands still; looks into it then.
     pub(super) fn ask_frozen(&mut self, index: usize, times: u32) {
-        for round in 0..times {
-            let Some(slot) = &mut self.slots[index] else { return };
-            let (State::Freezing { .. }, Some(generation)) = (slot.machine.state(), &slot.generation) else {
-                return;
-            };
-            match generation.freezer.is_frozen(generation.process.pid) {
-                Ok(true) => {
-                    // Who waits for a howdah that ends has nobody else.
-                    let waits = slot.machine.is_draining() && slot.has_own_waiting();
-                    let busy = slot.is_busy() || waits;
-                    slot.record.busy_looks += u64::from(busy);
-                    self.events.push_back((index, Event::Inspected { busy }));
-                    return;
-                }
-                Ok(false) if round + 1 < times => std::thread::sleep(FREEZE_ASK),
-                Ok(false) => {}
-                Err(_) => {
-                    self.events.push_back((index, Event::FreezeFailed));
-                    return;
-                }
+        let Some(slot) = &mut self.slots[index] else { return };
+        let (State::Freezing { .. }, Some(generation)) = (slot.machine.state(), &slot.generation) else {
+            return;
+        };
+        match generation.freezer.is_frozen_soon(generation.process.pid, times) {
+            Ok(true) => {
+                // Who waits for a howdah that ends has nobody else.
+                let waits = slot.machine.is_draining() && slot.has_own_waiting();
+                let busy = slot.is_busy() || waits;
+                slot.record.busy_looks += u64::from(busy);
+                self.events.push_back((index, Event::Inspected { busy }));
             }
+            Ok(false) => self.freezing.push(index),
+            Err(_) => self.events.push_back((index, Event::FreezeFailed)),
         }
-        self.freezing.push(index);
     }
 
     fn thaw(&mut self, index: usize) {

@@ -64,7 +64,7 @@ impl Births {
         network: Option<&mut SpareNetwork>,
         sources: Vec<(PathBuf, Use)>,
     ) -> Result<Waiting, StepError> {
-        let lodging = self.lodge(prepared)?;
+        let lodging = self.lodge(prepared.own_ids)?;
         let (ids, rootfs) = (lodging.ids, lodging.directory.join("rootfs"));
         let spec = class::template(&prepared.spec, ids.0, ids.1, &rootfs);
         make_root(&rootfs, prepared, &spec, ids.1)?;
@@ -105,19 +105,26 @@ impl Births {
     }
 
     /// Ids and a directory that nobody else has.
-    fn lodge(&mut self, prepared: &Prepared) -> Result<Lodging, StepError> {
+    fn lodge(&mut self, own_ids: Option<(u32, u32)>) -> Result<Lodging, StepError> {
         let refuse = |error: io::Error| step(Step::MapIdentity, "(of a template)", &error);
         let none_left = || StepError::new(Step::MapIdentity, "(all template_ids are used)", Errno::EAGAIN);
-        let (ids, lender) = match prepared.own_ids {
+        let (ids, lender) = match own_ids {
             Some(ids) => (ids, None),
             None => {
                 let id = self.ids.borrow_mut().take().map_err(refuse)?.ok_or_else(none_left)?;
                 ((id, id), Some(Rc::clone(&self.ids)))
             }
         };
-        self.number += 1;
-        let name = format!("template-{}-{}", nix::unistd::getpid(), self.number);
-        Ok(Lodging { ids, directory: self.directory.join(name), lender })
+        // An earlier howdah may have had our pid, and a generation that it made lives there.
+        let directory = loop {
+            self.number += 1;
+            let name = format!("template-{}-{}", nix::unistd::getpid(), self.number);
+            let directory = self.directory.join(name);
+            if !directory.exists() {
+                break directory;
+            }
+        };
+        Ok(Lodging { ids, directory, lender })
     }
 }
 
@@ -170,4 +177,26 @@ fn descriptors((uid, gid): (u32, u32), listeners: usize) -> io::Result<(OwnedFd,
 
 pub(super) fn step(step: Step, object: &str, error: &io::Error) -> StepError {
     StepError::new(step, object, Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_in_which_somebody_lives_is_not_given_out() {
+        let parent = tempfile::tempdir().unwrap();
+        let [runtime, state] = ["run", "state"].map(|name| parent.path().join(name));
+        fs::create_dir(&state).unwrap();
+        let places = Places { runtime, state, profiles: "/".into(), drain: std::time::Duration::ZERO };
+        let range = IdRange { first: 1_800_000_000, last: 1_800_000_009 };
+        let mut births = Births::open(range, &places, &Graves::default()).unwrap();
+        // As a howdah with the same pid has left it.
+        let taken = births.directory.join(format!("template-{}-1", nix::unistd::getpid()));
+        fs::create_dir_all(&taken).unwrap();
+        let lodging = births.lodge(Some((5, 5))).unwrap();
+        assert_ne!(lodging.directory, taken);
+        drop(lodging);
+        assert!(taken.is_dir());
+    }
 }

@@ -98,9 +98,12 @@ impl Ids {
                 self.release(id);
                 continue;
             }
-            self.used.insert(id);
             // Before it is used: a howdah that dies now leaves it out.
-            fs::write(&self.file, format!("{}\n", self.next))?;
+            if let Err(error) = fs::write(&self.file, format!("{}\n", self.next)) {
+                self.release(id);
+                return Err(error);
+            }
+            self.used.insert(id);
             return Ok(Some(id));
         }
         Ok(None)
@@ -191,6 +194,15 @@ mod tests {
         // The next howdah goes on where this one ended.
         let mut next = open(state.path());
         assert_eq!(next.take_unless(nobody).unwrap(), Some(100_001));
+        // One that could not be written down is nobody's.
+        fs::remove_file(&next.file).unwrap();
+        fs::create_dir(&next.file).unwrap();
+        next.take_unless(nobody).unwrap_err();
+        fs::remove_dir(&next.file).unwrap();
+        assert_eq!(next.take_unless(nobody).unwrap(), Some(100_000));
+        assert_eq!(next.take_unless(nobody).unwrap(), Some(100_002));
+        next.give_back(100_000);
+        next.give_back(100_002);
         // And leaves out what still runs, of which it has no list.
         assert_eq!(next.take_unless(|id| id == 100_002).unwrap(), Some(100_000));
         assert_eq!(next.take_unless(|id| id == 100_002).unwrap(), None);
