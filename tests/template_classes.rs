@@ -175,6 +175,9 @@ fn after_a_reload_there_are_templates_of_the_classes_that_pools_have_now() {
         (of("blog").is_none() && left(&rig) == 2).then_some(())
     });
     assert_eq!(kill(Pid::from_raw(kept[0]), None), Err(Errno::ESRCH));
+    // One that was made before it came has no rules for its directory, and is not spent on it.
+    stocked(&rig, 1);
+    assert_eq!(start(&rig, "blog"), ("template".to_owned(), String::new()));
 }
 
 /// A pool that mounts `count` directories, its document root among them.
