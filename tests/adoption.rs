@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rig::port::free_port;
-use rig::templates::keep;
+use rig::templates::{keep, keep_as_usual, stocked};
 use rig::torture::{STOP, Torture, half, make_pool, measure, starts_by_template};
 use rig::{Rig, TENANT, wait_for};
 use serde_json::Value;
@@ -104,6 +104,25 @@ fn a_generation_that_was_left_frozen_goes_on() {
     rig.serve();
     rig.text("blog", "/index.php");
     assert_eq!(rig.record("blog").generation, 1);
+}
+
+#[test]
+fn what_was_taken_over_keeps_its_files_where_its_class_is_learned() {
+    let mut rig = rig_with(LONG);
+    rig.serve();
+    let worker = rig.text("blog", "/index.php");
+    rig.crash();
+    // The next one prepares the pool, for a template of its class.
+    keep_as_usual(&rig, 1);
+    rig.serve();
+    stocked(&rig, 1);
+    assert_eq!(rig.text("blog", "/index.php"), worker);
+    assert_eq!((rig.record("blog").generation, rig.state("blog").as_str()), (1, "warm"));
+    let root = PathBuf::from(format!("/proc/{}/root", rig.master("blog")));
+    for path in [rig.path("blog/index.php"), "/etc/passwd".into(), "/usr".into(), "/tmp".into()] {
+        let inside = root.join(path.strip_prefix("/").unwrap());
+        assert!(inside.exists(), "{} is gone", path.display());
+    }
 }
 
 #[test]

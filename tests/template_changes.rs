@@ -6,6 +6,7 @@ mod rig;
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -124,6 +125,62 @@ fn one_that_is_killed_while_it_waits_is_replaced_though_nobody_asks() {
     let fresh = wait_for("another", SOON, || waiting(&rig).pop().filter(|pid| *pid != old));
     assert!(Path::new(&format!("/proc/{fresh}")).exists());
     wait_gone(old);
+    stocked(&rig, 1);
+    assert_eq!(start(&rig), told("hello", "template", ""));
+}
+
+/// In front of the C library's own: CLOCK_MONOTONIC is ahead by as many seconds as stand in the file
+/// that $AHEAD names.
+const CLOCK: &str = r#"
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+static const volatile long *ahead;
+__attribute__((constructor)) static void find(void) {
+    ahead = mmap(0, sizeof *ahead, PROT_READ, MAP_SHARED, open(getenv("AHEAD"), O_RDONLY | O_CLOEXEC), 0);
+}
+int clock_gettime(clockid_t which, struct timespec *now) {
+    int result = syscall(SYS_clock_gettime, which, now);
+    if (which == CLOCK_MONOTONIC && ahead) now->tv_sec += *ahead;
+    return result;
+}
+"#;
+
+#[test]
+fn one_that_has_waited_for_a_day_becomes_nobodys_and_another_takes_its_place() {
+    let mut rig = Rig::new();
+    keep(&rig, 1);
+    rig.site("blog", "index.php", "<?php echo 'hello';", TENANT);
+    rig.pool("blog", SHORT);
+    let (source, clock) = (rig.write("clock.c", CLOCK), rig.path("clock.so"));
+    let made = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&clock, &source]).status();
+    assert!(made.unwrap().success());
+    let ahead = rig.path("ahead");
+    let file = File::options().write(true).create_new(true).open(&ahead).unwrap();
+    // In place: howdah has it mapped.
+    let set = |hours: i64| file.write_all_at(&(hours * 3600).to_ne_bytes(), 0).unwrap();
+    set(0);
+    rig.serve_under(&[], &[("LD_PRELOAD", clock.to_str().unwrap()), ("AHEAD", ahead.to_str().unwrap())]);
+    stocked(&rig, 1);
+    set(23);
+    assert_eq!(start(&rig), told("hello", "template", ""), "after 23 hours");
+    // Looked at when somebody wants it.
+    let old = stocked(&rig, 1)[0];
+    set(23 + 24);
+    let (said, by, why) = start(&rig);
+    assert_eq!((said.as_str(), by.as_str()), ("hello", "cold launch"));
+    assert!(why == "it was too old" || why == "none was ready", "{why}");
+    wait_for("the end of one that is too old", SOON, || is_gone(old).then_some(()));
+    // And when nobody does.
+    let old = stocked(&rig, 1)[0];
+    set(23 + 24 + 24);
+    // howdah waits by a clock that this one does not move: anything wakes it.
+    rig.signal(Signal::SIGHUP);
+    wait_for("another", SOON, || waiting(&rig).pop().filter(|pid| *pid != old));
+    wait_for("the end of one that is too old", SOON, || is_gone(old).then_some(()));
     stocked(&rig, 1);
     assert_eq!(start(&rig), told("hello", "template", ""));
 }

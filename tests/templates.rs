@@ -347,3 +347,37 @@ fn a_database_knows_a_pool_by_its_account_unless_its_file_says_otherwise() {
     let why = rig.record("never").last_start_not_by_template.unwrap();
     assert_eq!(why, "its file says [start] template = false");
 }
+
+#[test]
+fn what_a_pools_own_file_does_not_get_is_told_once_although_its_class_was_learned_ahead() {
+    let mut rig = rig_with(1);
+    let text = "[www]\nuser = nobody\npm = static\npm.max_children = 2\n";
+    let file = rig.write("blog/fpm.conf", text);
+    rig.site("blog", "index.php", "<?php echo 'hello';", TENANT);
+    rig.pool("blog", &format!("{SHORT}\n[fpm]\nconfig = {file:?}\n"));
+    rig.serve();
+    stocked(&rig, 1);
+    for _ in 0..2 {
+        assert_eq!(rig.text("blog", "/index.php"), "hello");
+        rig.wait_state("blog", "cold");
+    }
+    let log = rig.log();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains("fpm.conf:2: ")).collect();
+    assert!(told.len() == 1 && told[0].contains("blog") && told[0].contains("user"), "{log}");
+}
+
+#[test]
+fn a_howdah_that_ends_when_idle_leaves_nothing_of_those_that_waited() {
+    let mut rig = rig_with(1).with(&["--exit-when-idle"]);
+    rig.site("blog", "index.php", "<?php echo 'hello';", TENANT);
+    // Nobody is there before the next one waits.
+    rig.pool("blog", "[idle]\nstop = \"1s\"");
+    rig.serve();
+    stocked(&rig, 1);
+    assert_eq!(rig.text("blog", "/index.php"), "hello");
+    let next = stocked(&rig, 1)[0];
+    assert_eq!(rig.wait_end(SOON), 0, "{}", rig.log());
+    assert!(!rig.cgroup().exists() && !rig.path("run").exists(), "something is left behind");
+    let pid = nix::unistd::Pid::from_raw(next);
+    assert_eq!(nix::sys::signal::kill(pid, None), Err(nix::errno::Errno::ESRCH));
+}
