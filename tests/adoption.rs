@@ -273,15 +273,19 @@ fn killed_again_and_again(templates: u32) {
     let mut target = make_pool(&rig, "blog", None, STOP, "max_children = 3");
     target.listen_at(path);
     rig.serve();
-    let (mut last, mut deaths) = (Instant::now(), 0);
+    let (mut last, mut deaths, mut used) = (Instant::now(), 0, 0);
     let wanted = half(measure(6, 60));
-    Torture::new(vec![target], half(measure(600, 6_000)), half(measure(8, 100))).run(&mut rig, |rig| {
-        // Not in step with the stops; late enough for a template, when there are to be some.
+    let torture = Torture::new(vec![target], half(measure(600, 6_000)), half(measure(8, 100)));
+    torture.until_by_template(templates.min(1) as usize).run(&mut rig, |rig| {
+        // Not in step with the stops; late enough for a template, when there are to be some, also where
+        // it takes long to make one.
         let pause = Duration::from_millis(300 + 97 * (deaths % 9) + 300 * u64::from(templates));
-        if last.elapsed() > pause {
+        let by_template = starts_by_template(rig).0;
+        let is_used = templates == 0 || by_template > used || last.elapsed() > Duration::from_secs(3);
+        if last.elapsed() > pause && is_used {
             rig.crash();
             rig.serve();
-            (last, deaths) = (Instant::now(), deaths + 1);
+            (last, deaths, used) = (Instant::now(), deaths + 1, by_template);
         }
     });
     assert!(deaths >= wanted / 2, "howdah died only {deaths} times");

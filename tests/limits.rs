@@ -365,7 +365,11 @@ fn a_full_tmpfs_is_named_by_what_the_kernel_says_of_it() {
 #[test]
 fn a_start_that_takes_too_long_names_the_timeout() {
     let mut rig = patient();
-    rig.inside("slow", TENANT, "[start]\ntimeout = \"1ms\"\n");
+    // Its workers may not enter their directory, and never accept: howdah itself may be slow.
+    let closed = rig.path("slow/closed");
+    fs::create_dir_all(&closed).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
+    rig.inside("slow", TENANT, &format!("[fpm]\nchdir = {closed:?}\n[start]\ntimeout = \"1s\"\n"));
     rig.inside("neighbour", OTHER, "");
     rig.serve();
     assert_eq!(rig.try_get("slow", "/do.php").unwrap().status, 503);
