@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::class::{class_of, short_name};
 use super::share::{Claim, GUESS};
@@ -10,6 +10,11 @@ use crate::pool::prepare::Prepared;
 
 /// So many of a class that come to nothing before they wait are no accident.
 const MOST_LOST: u32 = 3;
+
+/// How long none of a class is made after one has come to nothing by an accident: at first, and at most
+/// where the next ones do as well.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(64);
 
 /// What the templates of one class are made of.
 pub(super) struct Model {
@@ -21,6 +26,23 @@ pub(super) struct Model {
     pub(super) asked: Instant,
     /// What one takes of the memory, bytes; `None`: nobody has looked yet.
     pub(super) each: Option<u64>,
+    /// After an accident.
+    pause: Option<Pause>,
+}
+
+/// Why none of a class is made for a while.
+#[derive(Debug, Clone, Copy)]
+struct Pause {
+    why: &'static str,
+    until: Instant,
+    long: Duration,
+}
+
+impl Model {
+    /// Until when none is to be made; `None`: now is as good as later.
+    pub(super) fn paused_until(&self, now: Instant) -> Option<Instant> {
+        self.pause.map(|pause| pause.until).filter(|until| *until > now)
+    }
 }
 
 /// What is known of the php-fpm of a class.
@@ -77,6 +99,7 @@ impl Classes {
                 standing: Standing::Untried,
                 asked: Instant::now(),
                 each: None,
+                pause: None,
             });
         }
         class
@@ -90,6 +113,19 @@ impl Classes {
         if model.prepared.outbound != prepared.outbound {
             model.prepared = Rc::clone(prepared);
         }
+    }
+
+    /// One has come to nothing, which tells nothing of the next: that is made later, and where that goes on
+    /// later each time.
+    pub(super) fn pause(&mut self, class: &Rc<str>, why: &'static str, now: Instant) {
+        let Some(model) = self.find_mut(class) else { return };
+        let long = model.pause.map_or(FIRST_PAUSE, |pause| (pause.long * 2).min(LONGEST_PAUSE));
+        model.pause = Some(Pause { why, until: now + long, long });
+    }
+
+    /// One has been of use, or has waited for long: the accidents before it are over.
+    pub(super) fn note_sound(&mut self, class: &Rc<str>) {
+        self.find_mut(class).into_iter().for_each(|model| model.pause = None);
     }
 
     /// One takes so many bytes.
@@ -147,8 +183,11 @@ impl Classes {
 
     /// Why there is none of `class` now.
     pub(super) fn why_none(&self, class: &Rc<str>) -> String {
-        match self.find(class).map(|model| &model.standing) {
+        let model = self.find(class);
+        let pause = model.and_then(|model| model.pause);
+        match model.map(|model| &model.standing) {
             Some(Standing::Unfit(why)) => why.to_string(),
+            _ if pause.is_some() => pause.map_or("", |pause| pause.why).to_owned(),
             Some(Standing::Untried) => "its class has not been tried yet".to_owned(),
             Some(Standing::Good) | None => "none was ready".to_owned(),
         }
