@@ -277,7 +277,11 @@ impl Supervisor {
             self.classes_due = None;
             self.learn_classes();
             let slots = self.slots.iter().flatten();
-            let prepared = slots.filter_map(|slot| Some((slot.prepared()?, slot.listeners.len())));
+            let prepared = slots.filter_map(|slot| {
+                let prepared = slot.prepared()?;
+                let can_have_one = templates::always_cold(&slot.pool, prepared).is_none();
+                can_have_one.then(|| (prepared, slot.listeners.len()))
+            });
             if let Some(templates) = &mut self.templates {
                 templates.keep_only(prepared);
                 templates.keep_knowing(|class, profile| sources_of(&self.slots, class, profile));
