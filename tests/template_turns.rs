@@ -14,11 +14,12 @@ use std::time::Duration;
 use howdah::pool::quiesce;
 use nix::unistd::Pid;
 use rig::templates::{keep, started_by, stocked, waiting};
-use rig::{OTHER, Rig, TENANT};
+use rig::{OTHER, Rig, TENANT, wait_for};
 
 /// Nothing of a pool comes and goes. A worker that needs a second to end is killed by its master
 /// and then forked anew, for ever, which an emulated machine with many of them never gets out of.
 const LONG: &str = "[idle]\nstop = \"1h\"\n[fpm]\nprocess_idle_timeout = \"1h\"";
+const SOON: Duration = Duration::from_secs(20);
 /// The script says whose it is: by its own text, by the host name and by its account.
 const SCRIPT: &str = "<?php echo 'NAME ', php_uname('n'), ' ', posix_getuid();";
 
@@ -144,4 +145,44 @@ fn one_that_waits_does_nothing_at_all_while_a_php_fpm_that_serves_wakes_up() {
     let before = switches(master);
     thread::sleep(WHILE);
     assert!(switches(master) > before, "php-fpm's master slept for {WHILE:?}: nothing is counted");
+}
+
+/// How long howdah has been on a processor.
+fn time_of(rig: &Rig) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{}/schedstat", rig.pid())).unwrap();
+    Duration::from_nanos(stat.split(' ').next().unwrap().parse().unwrap())
+}
+
+#[test]
+fn one_that_takes_long_to_end_does_not_keep_howdah_busy() {
+    use nix::sys::ptrace::{self, Options};
+    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+    let mut rig = Rig::new();
+    keep(&rig, 1);
+    for (name, template) in [("blog", true), ("shop", false)] {
+        rig.site(name, "index.php", "<?php echo 'hello';", TENANT);
+        rig.pool(name, &format!("[start]\ntemplate = {template}\n"));
+    }
+    rig.serve();
+    let pid = nix::unistd::Pid::from_raw(stocked(&rig, 1)[0]);
+    let cgroup = fs::read_dir(rig.path("run/templates")).unwrap().next().unwrap().unwrap().file_name();
+    let cgroup = rig.cgroup().join(cgroup);
+    // It is held where it ends, as by a disk that does not answer.
+    ptrace::seize(pid, Options::PTRACE_O_TRACEEXIT).unwrap();
+    fs::remove_file(rig.path("pools/blog.toml")).unwrap();
+    rig.signal(nix::sys::signal::Signal::SIGHUP);
+    let ends = || {
+        matches!(
+            waitpid(pid, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)),
+            Ok(WaitStatus::PtraceEvent(..))
+        )
+    };
+    wait_for("the end of its class", SOON, || ends().then_some(()));
+    // howdah looks less and less often. From when it could end, it is awake for that only.
+    std::thread::sleep(Duration::from_millis(1300));
+    let before = time_of(&rig);
+    ptrace::detach(pid, None).unwrap();
+    wait_for("its end", SOON, || (!cgroup.exists()).then_some(()));
+    let took = time_of(&rig) - before;
+    assert!(took < Duration::from_millis(50), "howdah was busy for {took:?}");
 }

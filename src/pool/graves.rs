@@ -68,6 +68,11 @@ impl Graves {
         self.0.borrow().next
     }
 
+    /// One of them may be gone: it is time to look.
+    pub fn look(&self) {
+        self.0.borrow_mut().next.iter_mut().for_each(|next| *next = Instant::now());
+    }
+
     /// Lets go of those that are gone, if it is time to look. Does not wait.
     pub fn tend(&self, now: Instant) {
         let mut ground = self.0.borrow_mut();

@@ -37,7 +37,11 @@ impl Supervisor {
             Token::End(index) => self.on_end(index),
             Token::Uplink(index) => self.on_uplink(index),
             Token::Addresses => self.on_addresses(),
-            Token::Templates => self.templates.iter_mut().for_each(Templates::look),
+            Token::Templates => {
+                self.templates.iter_mut().for_each(Templates::look);
+                // One that was killed keeps the loop awake until it is let go of.
+                self.graves.look();
+            }
             Token::Limit(index) => self.on_limit(index),
             Token::Audit => self.on_audit(),
             Token::Refused(index) => {
