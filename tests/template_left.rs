@@ -8,6 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use howdah::fpm::client::exchange;
+use nix::sys::ptrace;
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use rig::fault::{Call, Fault, Instead};
@@ -72,4 +74,26 @@ fn what_is_left_alone_keeps_its_files() {
     rig.wait_log("is left alone: its record names another process");
     let answer = exchange(&stream, &rig.request("blog", "/index.php", "GET", &[], b""), SOON).unwrap();
     assert_eq!((answer.status, String::from_utf8_lossy(&answer.body).as_ref()), (200, "2"));
+}
+
+#[test]
+fn one_that_needs_a_second_to_end_is_waited_for_and_leaves_nothing() {
+    let mut rig = rig();
+    let waiting = stocked(&rig, 1)[0];
+    // Who traces a process is told of its end first: until then it is not gone.
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let tracer = std::thread::spawn(move || {
+        ptrace::seize(Pid::from_raw(waiting), ptrace::Options::empty()).unwrap();
+        ready.send(()).unwrap();
+        wait_for("its end", SOON, || {
+            let stat = fs::read_to_string(format!("/proc/{waiting}/stat")).unwrap();
+            stat.contains(") Z ").then_some(())
+        });
+        std::thread::sleep(Duration::from_millis(1200));
+        // With this thread it is let go.
+    });
+    is_ready.recv().unwrap();
+    assert_eq!(rig.end(), 0);
+    assert!(!rig.cgroup().exists() && !rig.path("run").exists(), "something is left behind");
+    tracer.join().unwrap();
 }
