@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use howdah::fpm::client::exchange;
+use nix::errno::Errno;
 use serde_json::Value;
 
 use rig::fault::{Call, Fault, Instead};
@@ -117,4 +118,20 @@ fn what_outlives_a_sandbox_is_not_found_by_the_next_that_gets_its_uid() {
         assert_eq!(start("shop", &found), "bool(false)\n", "another tenant's:\n{}", rig.log());
     }
     assert_eq!(start("blog", &found), "bool(true)\n", "the control: its own");
+}
+
+#[test]
+fn a_launch_that_fails_at_its_last_step_leaves_no_process_and_no_cgroup() {
+    let mut rig = Rig::new();
+    rig.site("blog", "index.php", PAGE, TENANT);
+    rig.pool("blog", LONG);
+    rig.serve();
+    let pid = rig.pid() as i32;
+    let fault = Fault::at(pid, Instead::Fails(Errno::EPERM), |call| call.writes("/uid_map"));
+    assert_eq!(rig.get("blog", "/index.php").status, 503);
+    assert!(fault.has_happened());
+    // A child that has not been waited for is among them, dead or not (proc_pid_task(5)).
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    assert_eq!(children, "");
+    assert!(!rig.cgroup().join("blog.1").exists());
 }
