@@ -5,6 +5,7 @@
 mod rig;
 
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -88,4 +89,25 @@ fn one_that_is_always_killed_keeps_no_other_class_from_its_own() {
     assert_eq!(why_none(&rig), "the last one was killed");
     // In peace it has one, too.
     stocked(&rig, 2);
+}
+
+#[test]
+fn a_pool_that_hangs_while_it_starts_keeps_no_other_from_its_template() {
+    let mut rig = Rig::new();
+    keep(&rig, 1);
+    let image = rig::image::around_php_fpm(&rig, "sleep 100");
+    rig.site("blog", "index.php", "<?php echo 'hello';", TENANT);
+    rig.pool("blog", "[idle]\nstop = \"1h\"\n");
+    rig.pool_of(
+        "hung",
+        OTHER.0,
+        &format!("image = {image:?}\n[start]\ntemplate = false\ntimeout = \"100s\"\n"),
+    );
+    rig.serve();
+    stocked(&rig, 1);
+    let _waits = UnixStream::connect(rig.socket("hung")).unwrap();
+    rig.wait_state("hung", "starting");
+    assert_eq!(rig.text("blog", "/index.php"), "hello");
+    stocked(&rig, 1);
+    assert_eq!(rig.state("hung"), "starting");
 }

@@ -303,7 +303,8 @@ impl Templates {
     /// Looks at one that waits or is being made, and keeps it if it is worth it; a line to tell, if any.
     fn keep(&mut self, mut one: Waiting, now: Instant, is_quiet: bool) -> Option<String> {
         let class = Rc::clone(&one.class);
-        let late = !one.is_ready && now > one.made + START_LIMIT;
+        // One that has come as far may have to wait for its trial, for as long as it is not quiet.
+        let late = !one.is_ready && now > one.made + START_LIMIT && !one.asks();
         if one.has_ended() || late {
             if one.is_ready && one.made.elapsed() >= SOUND {
                 self.classes.note_sound(&class);
