@@ -24,7 +24,7 @@ use rig::peers::Peer;
 use rig::php::{ANSWER, Extensions, Stage, Workers};
 use rig::serve::{self, Serve};
 use rig::shared::Shared;
-use rig::{During, Outcome, fence, host, processes};
+use rig::{During, Outcome, host, processes};
 
 /// Connect to last byte of a one-line PHP script when nothing runs.
 #[derive(Parser)]
@@ -43,15 +43,9 @@ struct Flags {
     shared: Shared,
 }
 
-const WORKERS: Workers = Workers { pm: "ondemand", max_children: 5 };
-
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    if !flags.shared.bench {
-        println!("cold_start: nothing measured: run it by `cargo bench --bench cold_start`");
-        return ExitCode::SUCCESS;
-    }
-    fence::run(|scratch| measure(&flags, scratch))
+    flags.shared.run("cold_start", |stage| measure(&flags, stage))
 }
 
 /// Who starts php-fpm.
@@ -82,8 +76,7 @@ struct Contestant {
     steps: Steps,
 }
 
-fn measure(flags: &Flags, scratch: &Path) -> Outcome {
-    let stage = Stage::set(scratch, flags.shared.php_fpm.clone(), &flags.shared.user)?;
+fn measure(flags: &Flags, stage: Stage) -> Outcome {
     let hall = Hall::open(stage, flags)?;
     println!("cold start: connect to last byte, ms; {} rounds; {}", flags.rounds, host::about(&hall.stage)?);
 
@@ -119,7 +112,7 @@ struct Hall {
 
 impl Hall {
     fn open(stage: Stage, flags: &Flags) -> Outcome<Self> {
-        let configuration = stage.configure(WORKERS)?;
+        let configuration = stage.configure(Workers::USUAL)?;
         let mut hall = Self { stage, configuration, howdah: None, template: None };
         hall.howdah = hall.serve(flags, Starter::Howdah, 0);
         hall.template = hall.serve(flags, Starter::Template, 1);
@@ -135,7 +128,7 @@ impl Hall {
         }
         let pools = [Extensions::Full, Extensions::Small].map(|extensions| {
             let listen = self.socket(starter, extensions);
-            let content = serve::pool_file(&self.stage, &listen, extensions, WORKERS, "50ms");
+            let content = serve::pool_file(&self.stage, &listen, extensions, Workers::USUAL, "50ms");
             (extensions.name().to_owned(), content)
         });
         Serve::start_with(&self.stage, name, pools.into_iter(), templates)

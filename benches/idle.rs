@@ -10,7 +10,6 @@
 mod rig;
 
 use std::fs::{self, File};
-use std::path::Path;
 use std::process::{ExitCode, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -24,7 +23,7 @@ use rig::figures::{Samples, goal};
 use rig::php::{Extensions, Stage, Workers};
 use rig::serve::{self, Serve};
 use rig::shared::Shared;
-use rig::{During, Outcome, fence, host, processes};
+use rig::{During, Outcome, host, processes};
 
 /// Memory, context switches and start of a howdah whose pools are all cold.
 #[derive(Parser)]
@@ -49,19 +48,12 @@ struct Flags {
     shared: Shared,
 }
 
-const WORKERS: Workers = Workers { pm: "ondemand", max_children: 5 };
-
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    if !flags.shared.bench {
-        println!("idle: nothing measured: run it by `cargo bench --bench idle`");
-        return ExitCode::SUCCESS;
-    }
-    fence::run(|scratch| measure(&flags, scratch))
+    flags.shared.run("idle", |stage| measure(&flags, stage))
 }
 
-fn measure(flags: &Flags, scratch: &Path) -> Outcome {
-    let stage = Stage::set(scratch, flags.shared.php_fpm.clone(), &flags.shared.user)?;
+fn measure(flags: &Flags, stage: Stage) -> Outcome {
     println!("idle: {} s; {}", flags.seconds, host::about(&stage)?);
     let masters = masters_at_rest(&stage, flags)?;
     println!("\nphp-fpm, {} masters with pm = ondemand", flags.masters);
@@ -100,7 +92,7 @@ fn measure(flags: &Flags, scratch: &Path) -> Outcome {
 
 /// One php-fpm for each pool, each with a socket that nobody connects to.
 fn masters_at_rest(stage: &Stage, flags: &Flags) -> Outcome<AtRest> {
-    let configuration = stage.configure(WORKERS)?;
+    let configuration = stage.configure(Workers::USUAL)?;
     let log = stage.dir.join("masters.log");
     let log_file = File::options().create(true).append(true).open(&log)?;
     let mut pids = Vec::new();
@@ -148,7 +140,7 @@ fn start_howdah(stage: &Stage, name: &str, count: usize) -> Outcome<Serve> {
     fs::create_dir(&sockets)?;
     let pools = (0..count).map(|number| {
         let listen = sockets.join(number.to_string());
-        (format!("pool-{number}"), serve::pool_file(stage, &listen, Extensions::Full, WORKERS, "10m"))
+        (format!("pool-{number}"), serve::pool_file(stage, &listen, Extensions::Full, Workers::USUAL, "10m"))
     });
     let howdah = Serve::start(stage, name, pools)?;
     let listening = processes::listening_below(&sockets)?;

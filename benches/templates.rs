@@ -26,7 +26,7 @@ use rig::peers::Peer;
 use rig::php::{ANSWER, Extensions, Stage, Workers};
 use rig::serve::{self, Serve};
 use rig::shared::Shared;
-use rig::{During, Outcome, fence, host, processes};
+use rig::{During, Outcome, host, processes};
 
 /// Cold pools in turn, many at once, and what templates cost that wait.
 #[derive(Parser)]
@@ -54,19 +54,12 @@ struct Flags {
     shared: Shared,
 }
 
-const WORKERS: Workers = Workers { pm: "ondemand", max_children: 5 };
-
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    if !flags.shared.bench {
-        println!("templates: nothing measured: run it by `cargo bench --bench templates`");
-        return ExitCode::SUCCESS;
-    }
-    fence::run(|scratch| measure(&flags, scratch))
+    flags.shared.run("templates", |stage| measure(&flags, stage))
 }
 
-fn measure(flags: &Flags, scratch: &Path) -> Outcome {
-    let stage = Stage::set(scratch, flags.shared.php_fpm.clone(), &flags.shared.user)?;
+fn measure(flags: &Flags, stage: Stage) -> Outcome {
     println!("templates: {} rounds; {}", flags.rounds, host::about(&stage)?);
     let turns = in_turn(&stage, flags)?;
     let storm = at_once(&stage, flags)?;
@@ -103,7 +96,7 @@ impl<'a> House<'a> {
         fs::create_dir(&directory)?;
         let sockets: Vec<PathBuf> = (0..pools).map(|number| directory.join(number.to_string())).collect();
         let files = sockets.iter().enumerate().map(|(number, socket)| {
-            (format!("pool-{number}"), serve::pool_file(stage, socket, extensions, WORKERS, "never"))
+            (format!("pool-{number}"), serve::pool_file(stage, socket, extensions, Workers::USUAL, "never"))
         });
         let serve = Serve::start_with(stage, name, files, templates)?;
         serve.wait_for_templates(templates)?;
@@ -209,7 +202,7 @@ struct Bare<'a> {
 
 impl<'a> Bare<'a> {
     fn set(stage: &'a Stage) -> Outcome<Self> {
-        Ok(Self { stage, configuration: stage.configure(WORKERS)? })
+        Ok(Self { stage, configuration: stage.configure(Workers::USUAL)? })
     }
 
     fn once(&self) -> Outcome<Duration> {

@@ -25,7 +25,7 @@ use rig::php::{ANSWER, Extensions, Stage, Workers};
 use rig::serve::{self, Serve};
 use rig::shared::Shared;
 use rig::web::{Nginx, wrk};
-use rig::{During, Outcome, fence, host, processes};
+use rig::{During, Outcome, host, processes};
 
 /// Requests per second and p99 through nginx: howdah beside bare php-fpm.
 #[derive(Parser)]
@@ -55,11 +55,7 @@ const HOWDAHS: [(&str, usize); 2] = [("howdah", 0), (TEMPLATE, 1)];
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    if !flags.shared.bench {
-        println!("warm: nothing measured: run it by `cargo bench --bench warm`");
-        return ExitCode::SUCCESS;
-    }
-    fence::run(|scratch| measure(&flags, scratch))
+    flags.shared.run("warm", |stage| measure(&flags, stage))
 }
 
 /// A warm pool, and what was measured of it.
@@ -70,8 +66,7 @@ struct Contestant {
     p99_ms: Samples,
 }
 
-fn measure(flags: &Flags, scratch: &Path) -> Outcome {
-    let stage = Stage::set(scratch, flags.shared.php_fpm.clone(), &flags.shared.user)?;
+fn measure(flags: &Flags, stage: Stage) -> Outcome {
     let workers = Workers { pm: "static", max_children: flags.workers };
     let _bare = start_bare(&stage, workers, "bare")?;
     let _control = start_bare(&stage, workers, "control")?;

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rig::port::free_port;
-use rig::templates::keep;
+use rig::templates::{keep, keep_as_usual, stocked};
 use rig::torture::{STOP, Torture, half, make_pool, measure, starts_by_template};
 use rig::{Rig, TENANT, wait_for};
 use serde_json::Value;
@@ -104,6 +104,25 @@ fn a_generation_that_was_left_frozen_goes_on() {
     rig.serve();
     rig.text("blog", "/index.php");
     assert_eq!(rig.record("blog").generation, 1);
+}
+
+#[test]
+fn what_was_taken_over_keeps_its_files_where_its_class_is_learned() {
+    let mut rig = rig_with(LONG);
+    rig.serve();
+    let worker = rig.text("blog", "/index.php");
+    rig.crash();
+    // The next one prepares the pool, for a template of its class.
+    keep_as_usual(&rig, 1);
+    rig.serve();
+    stocked(&rig, 1);
+    assert_eq!(rig.text("blog", "/index.php"), worker);
+    assert_eq!((rig.record("blog").generation, rig.state("blog").as_str()), (1, "warm"));
+    let root = PathBuf::from(format!("/proc/{}/root", rig.master("blog")));
+    for path in [rig.path("blog/index.php"), "/etc/passwd".into(), "/usr".into(), "/tmp".into()] {
+        let inside = root.join(path.strip_prefix("/").unwrap());
+        assert!(inside.exists(), "{} is gone", path.display());
+    }
 }
 
 #[test]
@@ -254,15 +273,19 @@ fn killed_again_and_again(templates: u32) {
     let mut target = make_pool(&rig, "blog", None, STOP, "max_children = 3");
     target.listen_at(path);
     rig.serve();
-    let (mut last, mut deaths) = (Instant::now(), 0);
+    let (mut last, mut deaths, mut used) = (Instant::now(), 0, 0);
     let wanted = half(measure(6, 60));
-    Torture::new(vec![target], half(measure(600, 6_000)), half(measure(8, 100))).run(&mut rig, |rig| {
-        // Not in step with the stops; late enough for a template, when there are to be some.
+    let torture = Torture::new(vec![target], half(measure(600, 6_000)), half(measure(8, 100)));
+    torture.until_by_template(templates.min(1) as usize).run(&mut rig, |rig| {
+        // Not in step with the stops; late enough for a template, when there are to be some, also where
+        // it takes long to make one.
         let pause = Duration::from_millis(300 + 97 * (deaths % 9) + 300 * u64::from(templates));
-        if last.elapsed() > pause {
+        let by_template = starts_by_template(rig).0;
+        let is_used = templates == 0 || by_template > used || last.elapsed() > Duration::from_secs(3);
+        if last.elapsed() > pause && is_used {
             rig.crash();
             rig.serve();
-            (last, deaths) = (Instant::now(), deaths + 1);
+            (last, deaths, used) = (Instant::now(), deaths + 1, by_template);
         }
     });
     assert!(deaths >= wanted / 2, "howdah died only {deaths} times");

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rig::held::Held;
 use rig::templates::{keep, started_by, stocked};
 use rig::world::{World, processes_named, wait_gone};
 use rig::{Rig, TENANT, wait_for};
@@ -302,6 +303,7 @@ fn pasta_lives_and_dies_with_its_generation(start: Start) {
     world.serve(&mut rig);
     for _ in 0..2 {
         start.prepare(&rig, 1);
+        let held = Held::begin(&rig, "blog", "/do.php");
         assert_eq!(get(&rig, "blog", "203.0.113.1:80"), "world");
         start.assert(&rig, "blog");
         let cgroup = cgroup_of(&rig, "blog");
@@ -309,6 +311,7 @@ fn pasta_lives_and_dies_with_its_generation(start: Start) {
         assert_eq!(pastas.len(), 1, "{pastas:?}");
         let status = std::fs::read_to_string(format!("/proc/{}/status", pastas[0])).unwrap();
         assert!(status.contains("Uid:\t33\t33\t33\t33") && status.contains("Seccomp:\t2"), "{status}");
+        held.answer();
         rig.wait_state("blog", "cold");
         wait_gone(pastas[0]);
         wait_for("the cgroup's end", Duration::from_secs(20), || (!cgroup.exists()).then_some(()));

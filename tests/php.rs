@@ -10,6 +10,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, SystemTime};
 
+use rig::held::Held;
 use rig::{OTHER, Rig, TENANT, wait_for};
 use serde_json::Value;
 
@@ -43,8 +44,10 @@ fn a_visitor_is_still_logged_in_after_an_idle_stop_and_no_other_pool_can_be_him(
         rig.pool_of(name, owner.0, STOPS);
     }
     rig.serve();
+    let held = Held::begin(&rig, "blog", "/who.php");
     let id = rig.text("blog", "/login.php");
     assert_eq!(who(&rig, "blog", &id), "ann");
+    assert_eq!(held.answer(), "nobody");
     rig.wait_state("blog", "cold");
     assert_eq!(who(&rig, "blog", &id), "ann");
     assert_eq!(rig.record("blog").generation, 2, "it was not stopped in between");

@@ -25,8 +25,10 @@ fn header<'a>(response: &'a Response, name: &str) -> &'a str {
 /// operator are owed. `reason` is php-fpm's own, or howdah's.
 fn fails_with(rig: &Rig, pool: &str, reason: &str) {
     let answer = rig.get(pool, "/index.php");
-    assert_eq!(answer.status, 503, "{answer:?}");
+    // Who comes while it is in backoff is told at once, and starts nothing: the incident is the same.
+    let again = rig.get(pool, "/index.php");
     let record = rig.ps(pool);
+    assert_eq!(answer.status, 503, "{answer:?}");
     let incident = format!("{pool}.{}", record["generation"]);
     let body = String::from_utf8_lossy(&answer.body).into_owned();
     assert!(body.ends_with(&format!("Incident: {incident}\n")), "{body}");
@@ -41,12 +43,8 @@ fn fails_with(rig: &Rig, pool: &str, reason: &str) {
         log.lines().filter(|line| line.starts_with(&format!("howdah: pool {pool}: "))).collect();
     let told: Vec<_> = told.iter().filter(|line| line.contains(&format!("[{incident}]"))).collect();
     assert_eq!(told, [&format!("howdah: pool {pool}: {wanted}")], "{log}");
-
-    // Who comes while it is in backoff is told at once, and starts nothing.
-    let again = rig.get(pool, "/index.php");
+    // It has not taken as long as the backoff, for that is not over yet.
     assert_eq!((again.status, again.body), (503, answer.body));
-    assert_eq!(rig.state(pool), "backoff", "the answer took as long as the backoff");
-    assert_eq!(rig.ps(pool)["generation"], record["generation"]);
     assert!(rig.socket(pool).exists());
 }
 
@@ -266,16 +264,37 @@ fn each_failure_waits_longer_than_the_one_before() {
 }
 
 #[test]
-fn a_php_fpm_that_is_killed_is_told_and_the_next_connection_after_the_backoff_starts_it() {
+fn a_php_fpm_that_is_killed_is_told_and_who_waits_gets_the_next_one_at_once() {
     let mut rig = Rig::new();
     rig.site("blog", "index.php", HELLO, TENANT);
-    rig.pool("blog", "");
+    rig.site("blog", "sleep.php", "<?php touch('/tmp/in'); sleep(60);", TENANT);
+    rig.pool("blog", "[fpm]\npm = \"static\"\nmax_children = 1");
     rig.serve();
     rig.text("blog", "/index.php");
-    let pid = nix::unistd::Pid::from_raw(rig.master("blog"));
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
-    rig.wait_state("blog", "backoff");
+    let kill_master = |rig: &Rig| {
+        let pid = nix::unistd::Pid::from_raw(rig.master("blog"));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    };
+    thread::scope(|scope| {
+        let cut = scope.spawn(|| rig.try_get("blog", "/sleep.php"));
+        let root = format!("/proc/{}/root/tmp/in", rig.master("blog"));
+        wait_for("a busy worker", Duration::from_secs(20), || fs::exists(&root).unwrap().then_some(()));
+        // The kernel has accepted them, and nobody has taken them.
+        let queue = [(); 3].map(|()| UnixStream::connect(rig.socket("blog")).unwrap());
+        kill_master(&rig);
+        assert!(cut.join().unwrap().is_err(), "what it had taken ends with it");
+        let request = rig.request("blog", "/index.php", "GET", &[], b"");
+        for stream in queue {
+            let answer = exchange(&stream, &request, Duration::from_secs(20)).unwrap();
+            assert_eq!((answer.status, answer.body), (200, b"hello".to_vec()));
+        }
+    });
     rig.wait_log("howdah: pool blog: php-fpm ended: killed by SIGKILL [blog.1]");
+    assert_eq!(rig.ps("blog")["generation"], 2);
+    // That was no better.
+    kill_master(&rig);
+    rig.wait_state("blog", "backoff");
+    rig.wait_log("howdah: pool blog: php-fpm ended: killed by SIGKILL [blog.2]");
     assert_eq!(rig.get("blog", "/index.php").status, 503);
     rig.wait_state("blog", "cold");
     assert_eq!(rig.text("blog", "/index.php"), "hello");

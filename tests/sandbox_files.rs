@@ -10,6 +10,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
 
+use rig::held::Held;
 use rig::{OTHER, Rig, TENANT};
 
 /// Tries to make a file at each path and tells how it went.
@@ -134,6 +135,7 @@ fn temporary_directories_are_the_pools_own_and_end_with_its_generation() {
     rig.inside("two", TENANT, "");
     rig.serve();
     let mine = ["/tmp/mine", "/run/mine", "/dev/shm/mine", "/var/tmp/mine", "/var/lib/php/sessions/mine"];
+    let held = Held::begin(&rig, "one", "/do.php");
     assert!(!rig.php("one", &write_each(&mine)).contains(':'));
     let list = "foreach (['/tmp', '/run', '/dev/shm', '/var/lib/php/sessions'] as $d) if (file_exists(\"$d/mine\")) echo $d, ' ';";
     assert_eq!(rig.php("one", list), "/tmp /run /dev/shm /var/lib/php/sessions ");
@@ -147,6 +149,7 @@ fn temporary_directories_are_the_pools_own_and_end_with_its_generation() {
             assert!(options.split(',').any(|one| one == word), "{path}: {options}");
         }
     }
+    held.answer();
     rig.wait_state("one", "cold");
     assert_eq!(rig.php("one", list), "/var/lib/php/sessions ");
     // A tmpfs is as large as it was told.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rig::held::Held;
 use rig::{OTHER, Rig, TENANT};
 
 /// Words that start serve as [`TENANT`], without any right of root's.
@@ -79,6 +80,7 @@ fn without_root_the_walls_are_the_same() {
     let status = fs::read_to_string(format!("/proc/{}/status", rig.pid())).unwrap();
     assert_eq!(field(&status, "Uid"), "33 33 33 33");
     for life in 1..=2 {
+        let held = Held::begin(&rig, "blog", "/do.php");
         assert_eq!(rig.php("blog", "echo posix_getuid(), ' ', gethostname();"), "33 blog");
         assert_eq!(rig.ps("blog")["generation"], life);
         let map = rig.php(
@@ -105,6 +107,7 @@ fn without_root_the_walls_are_the_same() {
         assert_eq!(rig.php("blog", "echo @file_put_contents('/usr/x', 'x') ? 'y' : 'n', file_exists('/home') ? 'y' : 'n', count(scandir('/dev'));"), "nn8");
         assert_eq!(rig.php("blog", "echo @file_put_contents('/proc/self/comm', 'x') ? 'y' : 'n';"), "n");
         assert_eq!(rig.php("blog", "echo file_get_contents('/etc/group');"), "www-data:x:33:\n");
+        held.answer();
         rig.wait_state("blog", "cold");
     }
     assert_eq!(rig.end(), 0);
@@ -219,10 +222,11 @@ fn a_limit_whose_controller_is_missing_is_an_error_only_where_it_is_asked_for() 
 #[test]
 fn it_works_the_same_with_cgroup_v2_alone_at_sys_fs_cgroup() {
     let mut rig = Rig::new();
-    rig.inside("blog", TENANT, "[idle]\nstop = \"1s\"");
+    rig.inside("blog", TENANT, "[idle]\nstop = \"100ms\"");
     let script = "mount -t cgroup2 none /sys/fs/cgroup && exec \"$@\"";
     rig.serve_under(&["unshare", "--mount", "sh", "-c", script, "sh"], &[]);
     for life in 1..=2 {
+        let held = Held::begin(&rig, "blog", "/do.php");
         assert_eq!(rig.php("blog", "echo 'here';"), "here");
         let cgroup = rig.ps("blog")["cgroup"].as_str().unwrap().to_owned();
         assert!(
@@ -235,6 +239,7 @@ fn it_works_the_same_with_cgroup_v2_alone_at_sys_fs_cgroup() {
                 .any(|line| line.starts_with("0::/howdah/") && line.ends_with(&format!("/blog.{life}"))),
             "{own}"
         );
+        held.answer();
         rig.wait_state("blog", "cold");
     }
     assert_eq!(rig.end(), 0);

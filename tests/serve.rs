@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use howdah::fpm::client::Response;
 use nix::sys::signal::Signal;
+use rig::held::Held;
 use rig::{Rig, TENANT, wait_for};
 
 const HELLO: &str = "<?php echo 'hello from ', posix_getuid();";
@@ -260,11 +261,10 @@ fn each_generation_has_a_network_of_its_own_whether_from_the_stock_or_not() {
     let own = std::fs::read_link("/proc/self/ns/net").unwrap().display().to_string();
     // At once, so that one takes the namespace in stock and the other makes its own; then again.
     for _ in 0..3 {
-        let both = std::thread::scope(|scope| {
-            ["one", "two"]
-                .map(|name| scope.spawn(|| rig.text(name, "/index.php")))
-                .map(|one| one.join().unwrap())
-        });
+        let both = ["one", "two"].map(|name| Held::send(&rig, name, "/index.php"));
+        // What one had is nobody's any more when it has stopped.
+        ["one", "two"].iter().for_each(|name| rig.wait_state(name, "warm"));
+        let both = both.map(Held::answer);
         assert_ne!(both[0], both[1]);
         for text in both {
             assert_ne!(text, own, "the host's");

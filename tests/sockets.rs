@@ -15,6 +15,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use howdah::fpm::client::{Response, exchange};
+use rig::held::Held;
 use rig::port::free_port;
 use rig::{HOWDAH, Rig, TENANT, wait_for};
 
@@ -442,6 +443,7 @@ fn php_fpm_s_listen_and_key_are_a_path_that_exists_nowhere() {
     rig.site("blog", "environment.php", ENVIRONMENT, TENANT);
     rig.pool("blog", "[idle]\nstop = \"200ms\"\n[fpm]\nclear_env = false");
     rig.serve();
+    let held = Held::begin(&rig, "blog", "/index.php");
     let environment = rig.text("blog", "/environment.php");
     let master = rig.master("blog");
     let root = PathBuf::from(format!("/proc/{master}/root"));
@@ -453,6 +455,7 @@ fn php_fpm_s_listen_and_key_are_a_path_that_exists_nowhere() {
     assert!(environment.contains(&format!("FPM_SOCKETS={listen}=3\n")), "{environment}");
     // So that its end removes nothing: the socket is the same after three lives.
     let before = fs::metadata(rig.socket("blog")).unwrap().ino();
+    assert_eq!(held.answer(), ANSWER);
     for _ in 0..2 {
         rig.wait_state("blog", "cold");
         rig.text("blog", "/index.php");
@@ -545,6 +548,7 @@ fn o_nonblock_set_by_a_tenant_is_cleared_before_the_next_start() {
     // Its idle workers see EAGAIN, end and are forked again, until howdah looks.
     wait_for("a blocking socket", PATIENCE, || blocks(&rig).then_some(()));
     rig.wait_state("blog", "cold");
+    let held = Held::begin(&rig, "blog", "/index.php");
     assert_eq!(rig.text("blog", "/index.php"), ANSWER);
     assert!(blocks(&rig));
     // Its workers do not die of it: the same two are there.
@@ -555,6 +559,7 @@ fn o_nonblock_set_by_a_tenant_is_cleared_before_the_next_start() {
     let before = workers(&rig);
     assert_eq!(rig.text("blog", "/index.php"), ANSWER);
     assert_eq!(workers(&rig), before);
+    assert_eq!(held.answer(), ANSWER);
     assert_eq!(rig.end(), 0);
 }
 

@@ -6,6 +6,7 @@ mod rig;
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -54,8 +55,11 @@ fn told(said: &str, by: &str, why: &str) -> (String, String, String) {
     (said.to_owned(), by.to_owned(), why.to_owned())
 }
 
-fn is_gone(pid: i32) -> bool {
-    kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH)
+/// It ends beside the start, which does not wait for it.
+fn wait_gone(pid: i32) {
+    wait_for("the end of the old one", SOON, || {
+        (kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH)).then_some(())
+    });
 }
 
 #[test]
@@ -67,7 +71,7 @@ fn an_ini_file_that_is_edited_in_place_is_another_php() {
     let old = stocked(&rig, 1)[0];
     File::options().append(true).open(&ini).unwrap().write_all(b"memory_limit = 77M\n").unwrap();
     assert_eq!(start(&rig), told("77M", "cold launch", CHANGED));
-    assert!(is_gone(old));
+    wait_gone(old);
     stocked(&rig, 1);
     assert_eq!(start(&rig), told("77M", "template", ""));
 }
@@ -86,7 +90,7 @@ fn a_library_that_is_replaced_is_another_php() {
     fs::copy(&library, &fresh).unwrap();
     fs::rename(&fresh, &library).unwrap();
     assert_eq!(start(&rig), told("66M", "cold launch", CHANGED));
-    assert!(is_gone(old));
+    wait_gone(old);
     stocked(&rig, 1);
     assert_eq!(start(&rig), told("66M", "template", ""));
 }
@@ -100,7 +104,7 @@ fn the_binary_that_is_replaced_is_another_php() {
     fs::copy(&real, real.with_extension("new")).unwrap();
     fs::rename(real.with_extension("new"), &real).unwrap();
     assert_eq!(start(&rig), told("66M", "cold launch", CHANGED));
-    assert!(is_gone(old));
+    wait_gone(old);
     // What the image is was asked anew at that start.
     stocked(&rig, 1);
     assert_eq!(start(&rig), told("66M", "template", ""));
@@ -119,7 +123,64 @@ fn one_that_is_killed_while_it_waits_is_replaced_though_nobody_asks() {
     let old = stocked(&rig, 1)[0];
     kill(Pid::from_raw(old), Signal::SIGKILL).unwrap();
     let fresh = wait_for("another", SOON, || waiting(&rig).pop().filter(|pid| *pid != old));
-    assert!(is_gone(old) && Path::new(&format!("/proc/{fresh}")).exists());
+    assert!(Path::new(&format!("/proc/{fresh}")).exists());
+    wait_gone(old);
+    stocked(&rig, 1);
+    assert_eq!(start(&rig), told("hello", "template", ""));
+}
+
+/// In front of the C library's own: CLOCK_MONOTONIC is ahead by as many seconds as stand in the file
+/// that $AHEAD names.
+const CLOCK: &str = r#"
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+static const volatile long *ahead;
+__attribute__((constructor)) static void find(void) {
+    ahead = mmap(0, sizeof *ahead, PROT_READ, MAP_SHARED, open(getenv("AHEAD"), O_RDONLY | O_CLOEXEC), 0);
+}
+int clock_gettime(clockid_t which, struct timespec *now) {
+    int result = syscall(SYS_clock_gettime, which, now);
+    if (which == CLOCK_MONOTONIC && ahead) now->tv_sec += *ahead;
+    return result;
+}
+"#;
+
+#[test]
+fn one_that_has_waited_for_a_day_becomes_nobodys_and_another_takes_its_place() {
+    let mut rig = Rig::new();
+    keep(&rig, 1);
+    rig.site("blog", "index.php", "<?php echo 'hello';", TENANT);
+    rig.pool("blog", SHORT);
+    let (source, clock) = (rig.write("clock.c", CLOCK), rig.path("clock.so"));
+    let made = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&clock, &source]).status();
+    assert!(made.unwrap().success());
+    let ahead = rig.path("ahead");
+    let file = File::options().write(true).create_new(true).open(&ahead).unwrap();
+    // In place: howdah has it mapped.
+    let set = |hours: i64| file.write_all_at(&(hours * 3600).to_ne_bytes(), 0).unwrap();
+    set(0);
+    rig.serve_under(&[], &[("LD_PRELOAD", clock.to_str().unwrap()), ("AHEAD", ahead.to_str().unwrap())]);
+    stocked(&rig, 1);
+    set(23);
+    assert_eq!(start(&rig), told("hello", "template", ""), "after 23 hours");
+    // Looked at when somebody wants it.
+    let old = stocked(&rig, 1)[0];
+    set(23 + 24);
+    let (said, by, why) = start(&rig);
+    assert_eq!((said.as_str(), by.as_str()), ("hello", "cold launch"));
+    assert!(why == "it was too old" || why == "none was ready", "{why}");
+    wait_gone(old);
+    // And when nobody does.
+    let old = stocked(&rig, 1)[0];
+    set(23 + 24 + 24);
+    // howdah waits by a clock that this one does not move: anything wakes it.
+    rig.signal(Signal::SIGHUP);
+    wait_for("another", SOON, || waiting(&rig).pop().filter(|pid| *pid != old));
+    wait_gone(old);
     stocked(&rig, 1);
     assert_eq!(start(&rig), told("hello", "template", ""));
 }

@@ -7,6 +7,7 @@ mod rig;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -62,8 +63,18 @@ fn by_template() -> (String, String) {
 /// That none is made, for longer than it takes to make one.
 fn none_is_made(rig: &Rig) {
     std::thread::sleep(Duration::from_millis(800));
-    let left = fs::read_dir(rig.path("run/templates")).into_iter().flatten().count();
-    assert_eq!((waiting(rig), left), (Vec::new(), 0), "templates of a class that has none");
+    assert_eq!((waiting(rig), lodgings(rig)), (Vec::new(), 0), "templates of a class that has none");
+}
+
+/// How many templates have a directory: those that are being made or tried are among them.
+fn lodgings(rig: &Rig) -> usize {
+    fs::read_dir(rig.path("run/templates")).into_iter().flatten().count()
+}
+
+/// Waits for the end of an attempt that came to nothing. It begins when it is quiet after the start.
+fn wait_tried(rig: &Rig) {
+    std::thread::sleep(Duration::from_millis(400));
+    wait_for("the end of the attempt", SOON, || (lodgings(rig) == 0).then_some(()));
 }
 
 fn lines(rig: &Rig, text: &str) -> usize {
@@ -102,6 +113,55 @@ fn one_that_waits_otherwise_than_by_epoll_is_recognised_and_its_pools_are_launch
     assert_eq!(lines(&rig, "no templates"), 2, "{}", rig.log());
 }
 
+/// Has php-fpm find `epoll_create` in a library of the image that makes system call `call`; what the
+/// wrapper does for that.
+fn epoll_create_by(rig: &Rig, call: &str) -> String {
+    let source = rig.write(
+        "epoll.c",
+        &format!(
+            "#include <sys/syscall.h>\n#include <unistd.h>\n\
+         int epoll_create(int size) {{ return size > 0 ? syscall({call}) : -1; }}\n"
+        ),
+    );
+    // What the shell has loaded before is not written over.
+    let library = format!("/usr/lib/{}.so", call.replace(|c: char| !c.is_ascii_alphanumeric(), "_"));
+    let file = rig.path("image").join(library.trim_start_matches('/'));
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    let made = Command::new("cc").args(["-shared", "-fPIC", "-O2", "-o"]).arg(&file).arg(&source).status();
+    assert!(made.unwrap().success());
+    format!("export LD_PRELOAD={library}")
+}
+
+#[test]
+fn one_that_calls_epoll_create1_is_recognised_and_its_pools_are_launched_cold() {
+    // As where the kernel knows no other: "epoll_create" of the C library makes the newer call.
+    let mut rig = Rig::new();
+    keep(&rig, 1);
+    let preload = epoll_create_by(&rig, "SYS_epoll_create1, 0");
+    let image = rig::image::around_php_fpm(&rig, &preload);
+    let hello = "<?php echo 'hello';";
+    rig.site("blog", "index.php", hello, TENANT);
+    rig.pool("blog", &format!("image = {image:?}\n{SHORT}"));
+    rig.serve();
+    assert_eq!(start(&rig, "hello"), cold("its class has not been tried yet"));
+    let line = rig.wait_log("no templates of class ");
+    let told =
+        "is ready and has not called epoll_create: it sleeps in epoll_wait: its pools are launched cold";
+    assert!(line.contains("php-fpm ") && line.ends_with(told), "{line}");
+    for _ in 0..2 {
+        let (by, why) = start(&rig, "hello");
+        assert!(by == "cold launch" && why.ends_with("epoll_create: it sleeps in epoll_wait"), "{by}: {why}");
+        none_is_made(&rig);
+    }
+    // With a library that makes the older call it is one: the call was all that was wrong with it.
+    let preload = epoll_create_by(&rig, "SYS_epoll_create, size");
+    rig::image::around_php_fpm(&rig, &preload);
+    assert_eq!(start(&rig, "hello").0, "cold launch");
+    stocked(&rig, 1);
+    assert_eq!(start(&rig, "hello"), by_template());
+    assert_eq!(lines(&rig, "no templates"), 1, "{}", rig.log());
+}
+
 #[test]
 fn one_that_ends_is_not_tried_without_end() {
     for first in [
@@ -112,6 +172,7 @@ fn one_that_ends_is_not_tried_without_end() {
         let mut rig = rig_of_image(first);
         for _ in 0..3 {
             assert_eq!(start(&rig, "hello "), cold("its class has not been tried yet"));
+            wait_tried(&rig);
             none_is_made(&rig);
         }
         let line = rig.wait_log("no templates of class ");
@@ -147,6 +208,7 @@ fn a_trial_that_comes_to_nothing_by_accident_is_repeated_with_the_next_start() {
     assert_eq!(start(&rig, "hello "), cold("its class has not been tried yet"));
     wait_for("the end of the trial", SOON, || cut_off.load(Ordering::SeqCst).then_some(()));
     assert!(fault.has_happened());
+    wait_tried(&rig);
     none_is_made(&rig);
     assert_eq!(start(&rig, "hello "), cold("its class has not been tried yet"));
     stocked(&rig, 1);

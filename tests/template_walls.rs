@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use rig::held::Held;
 use rig::templates::{keep, started_by, stocked, waiting};
 use rig::{OTHER, Rig, TENANT};
 
@@ -227,6 +228,8 @@ fn of_the_gate_nothing_is_left_in_any_process_and_none_of_its_descriptors_stay_w
     assert_eq!(notify(&before), 1, "{before:?}");
     let mut counts = BTreeSet::new();
     for _ in 0..4 {
+        // It is looked at for longer than it is to be idle.
+        let held = Held::begin(&rig, "blog", "/do.php");
         start(&rig, "blog");
         // A process that a script started is of the generation, too.
         rig.php("blog", "exec('sleep 60 > /dev/null 2>&1 &');");
@@ -244,6 +247,7 @@ fn of_the_gate_nothing_is_left_in_any_process_and_none_of_its_descriptors_stay_w
             assert!(odd.is_empty(), "{odd:?}");
         }
         assert_eq!(notify(&links(&own)), 1, "that of the next one alone");
+        held.answer();
         rig.wait_state("blog", "cold");
     }
     assert_eq!(counts.len(), 1, "howdah's descriptors grow in number: {counts:?}");

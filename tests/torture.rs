@@ -13,12 +13,12 @@ use rig::port::free_port;
 use rig::templates::{keep, stop_before_it_serves, waiting};
 use rig::torture::{STOP, Torture, half, make_pool, measure, starts_by_template, write_pool};
 
-/// Pools that are launched cold, and then the same by templates.
-fn cold_and_by_template(torture: impl Fn(&mut Rig)) {
+/// Pools that are launched cold, and then the same by templates: so many starts have to be by one.
+fn cold_and_by_template(torture: impl Fn(&mut Rig, usize)) {
     for templates in [0, 2] {
         let mut rig = Rig::new();
         keep(&rig, templates);
-        torture(&mut rig);
+        torture(&mut rig, templates as usize);
         let (by_template, starts) = starts_by_template(&rig);
         match templates {
             0 => assert_eq!(by_template, 0),
@@ -32,26 +32,30 @@ fn cold_and_by_template(torture: impl Fn(&mut Rig)) {
 
 #[test]
 fn nothing_is_lost_when_a_pool_stops_all_the_time() {
-    cold_and_by_template(|rig| {
+    cold_and_by_template(|rig, by_template| {
         let target = make_pool(rig, "blog", None, STOP, "max_children = 3");
         rig.serve();
-        Torture::new(vec![target], half(measure(1_500, 20_000)), half(measure(25, 300))).run(rig, |_| {});
+        Torture::new(vec![target], half(measure(1_500, 20_000)), half(measure(25, 300)))
+            .until_by_template(by_template)
+            .run(rig, |_| {});
     });
 }
 
 #[test]
 fn nothing_is_lost_on_tcp_with_static_workers() {
-    cold_and_by_template(|rig| {
+    cold_and_by_template(|rig, by_template| {
         let address = free_port("127.0.0.1");
         let target = make_pool(rig, "blog", Some(address), STOP, "pm = \"static\"\nmax_children = 3");
         rig.serve();
-        Torture::new(vec![target], half(measure(400, 5_000)), half(measure(8, 100))).run(rig, |_| {});
+        Torture::new(vec![target], half(measure(400, 5_000)), half(measure(8, 100)))
+            .until_by_template(by_template)
+            .run(rig, |_| {});
     });
 }
 
 #[test]
 fn nothing_is_lost_while_workers_come_and_go_by_themselves() {
-    cold_and_by_template(|rig| {
+    cold_and_by_template(|rig, by_template| {
         // Both reasons for a worker to end fall into the same moments as the stops.
         let target = make_pool(
             rig,
@@ -69,19 +73,22 @@ fn nothing_is_lost_while_workers_come_and_go_by_themselves() {
             "max_children = 3\nmax_requests = 5\nprocess_idle_timeout = \"1s\"",
         );
         rig.serve();
-        Torture::new(vec![target, other], half(measure(400, 5_000)), half(measure(8, 100))).run(rig, |_| {});
+        Torture::new(vec![target, other], half(measure(400, 5_000)), half(measure(8, 100)))
+            .until_by_template(by_template)
+            .run(rig, |_| {});
     });
 }
 
 #[test]
 fn nothing_is_lost_while_files_change_and_are_read_again() {
-    cold_and_by_template(|rig| {
+    cold_and_by_template(|rig, by_template| {
         let names = ["blog", "shop", "wiki"];
         let targets: Vec<_> =
             names.iter().map(|name| make_pool(rig, name, None, STOP, "max_children = 3")).collect();
         rig.serve();
         let mut turn = 0;
-        Torture::new(targets, half(measure(400, 6_000)), half(measure(8, 100))).run(rig, |rig| {
+        let torture = Torture::new(targets, half(measure(400, 6_000)), half(measure(8, 100)));
+        torture.until_by_template(by_template).run(rig, |rig| {
             turn += 1;
             if turn % 20 == 0 {
                 let name = names[turn / 20 % names.len()];

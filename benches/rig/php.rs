@@ -48,6 +48,11 @@ pub(crate) struct Workers {
     pub(crate) max_children: u32,
 }
 
+impl Workers {
+    /// Where it is not about the workers.
+    pub(crate) const USUAL: Self = Self { pm: "ondemand", max_children: 5 };
+}
+
 /// The files that contestants see, and the program they run.
 ///
 /// ```text

@@ -114,7 +114,7 @@ pub fn look(places: &Places, base: Option<&Base>) -> Estate {
             },
         };
         // Without its root directory it would serve on without its files.
-        lodging.filter(|_| reason.is_some()).map(Lodging::leave);
+        lodging.filter(|_| reason.is_some()).into_iter().for_each(Lodging::leave);
         estate.left_alone.extend(reason.map(|(number, reason)| {
             format!(
                 "pool {pool}: generation {number} (pid {pid}) of an earlier howdah is left alone: {reason}"

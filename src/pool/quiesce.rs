@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::sys::socket::{
@@ -21,6 +22,9 @@ use syscalls::Sysno;
 
 use crate::sandbox::cgroup::Cgroup;
 use crate::sys;
+
+/// How often a generation that is freezing is asked whether it stands still.
+const ASK: Duration = Duration::from_micros(200);
 
 /// What one of our listening sockets looks like from outside.
 #[derive(Debug, Clone)]
@@ -114,11 +118,25 @@ impl Freezer {
         }
     }
 
+    /// Whether it has come to a standstill, or does so while it is asked `times`, 200 µs apart.
+    ///
+    /// # Errors
+    /// The freezer's.
+    pub fn is_frozen_soon(&self, master: Pid, times: u32) -> io::Result<bool> {
+        for _ in 1..times {
+            if self.is_frozen(master)? {
+                return Ok(true);
+            }
+            std::thread::sleep(ASK);
+        }
+        self.is_frozen(master)
+    }
+
     /// Whether it has come to a standstill.
     ///
     /// # Errors
     /// The freezer's.
-    pub fn is_frozen(&self, master: Pid) -> io::Result<bool> {
+    fn is_frozen(&self, master: Pid) -> io::Result<bool> {
         match self {
             Self::Cgroup(cgroup) => cgroup.is_frozen(),
             Self::Signals => {

@@ -112,31 +112,43 @@ impl Templates {
     /// Why there is none.
     pub fn take(&mut self, prepared: &Rc<Prepared>, listeners: usize) -> Result<Waiting, String> {
         let class = self.learn(prepared, listeners);
+        let taken = self.take_of(&class, prepared);
         self.classes.note_asked(&class, prepared);
+        if taken.is_err() {
+            self.classes.renew(&class, prepared, listeners);
+        }
+        taken
+    }
+
+    /// One of `class`, or why there is none.
+    fn take_of(&mut self, class: &Rc<str>, prepared: &Rc<Prepared>) -> Result<Waiting, String> {
         let mut why = None;
         loop {
-            let of_class = |one: &Waiting| one.is_ready && one.class == class;
+            let of_class = |one: &Waiting| one.is_ready && one.class == *class;
             let Some(at) = self.waiting.iter().position(of_class) else {
-                let why = why.unwrap_or_else(|| self.classes.why_none(&class));
-                self.classes.renew(&class, prepared, listeners);
-                return Err(why);
+                return Err(why.unwrap_or_else(|| self.classes.why_none(class, &self.shares(), self.memory)));
             };
             let mut one = self.waiting.swap_remove(at);
             let _ = self.ends.delete(&one.template.process.pidfd);
             // What is on the disk now may be another php than the one that it has loaded.
             why = Some(if !one.is_current(Some(prepared)) {
-                self.classes.distrust(&class);
+                self.classes.distrust(class);
                 "what it has loaded has changed on the disk".to_owned()
             } else if one.has_ended() {
                 "it had ended".to_owned()
             } else if one.made.elapsed() >= OLDEST {
                 "it was too old".to_owned()
             } else {
-                self.classes.note_sound(&class);
+                self.classes.note_sound(class);
                 return Ok(one);
             });
             one.end();
         }
+    }
+
+    /// How many each class is to have.
+    fn shares(&self) -> Vec<usize> {
+        share(&self.classes.claims(self.wanted), self.memory)
     }
 
     /// From now on there are templates of the class of `prepared` with `listeners` sockets, which it returns.
@@ -165,6 +177,7 @@ impl Templates {
 
     /// What there is, for who asks.
     pub fn stock(&self) -> record::Stock {
+        let shares = self.shares();
         let class = |model: &Model| {
             let of_class = |one: &&Waiting| one.is_ready && one.class == model.class;
             let waiting: Vec<i32> =
@@ -176,7 +189,9 @@ impl Templates {
                 uid: model.prepared.own_ids.map(|(uid, _)| uid),
                 memory_bytes: model.each,
                 standing: model.standing.word().to_owned(),
-                why_none: waiting.is_empty().then(|| self.classes.why_none(&model.class)),
+                why_none: waiting
+                    .is_empty()
+                    .then(|| self.classes.why_none(&model.class, &shares, self.memory)),
                 waiting,
             }
         };
@@ -244,7 +259,7 @@ impl Templates {
     /// The next class of which there are to be more; ends those that take the memory of others. Where there
     /// is to be one later only, it looks again then.
     fn balance(&mut self, now: Instant) -> Option<usize> {
-        let mut lacking = share(&self.classes.claims(self.wanted), self.memory);
+        let mut lacking = self.shares();
         for one in std::mem::take(&mut self.waiting) {
             let model = self.classes.all().iter().position(|model| model.class == one.class);
             match model.map(|index| &mut lacking[index]) {

@@ -6,6 +6,7 @@ pub mod browser;
 pub mod confined;
 pub mod fault;
 mod guard;
+pub mod held;
 pub mod image;
 pub mod nginx;
 pub mod port;

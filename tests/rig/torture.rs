@@ -103,6 +103,7 @@ pub struct Torture {
     clients: usize,
     requests: usize,
     stops: u64,
+    by_template: usize,
     /// The clients pause together, for about as long as `stop`: until then, in milliseconds since `began`.
     lull: AtomicU64,
     began: Instant,
@@ -160,6 +161,7 @@ impl Torture {
             clients: 4,
             requests,
             stops,
+            by_template: 0,
             lull: AtomicU64::new(0),
             began: Instant::now(),
             next: AtomicUsize::new(0),
@@ -167,6 +169,12 @@ impl Torture {
             lost: Mutex::default(),
             sent,
         }
+    }
+
+    /// It goes on until so many starts were by a template, which takes long to make where the machine is busy.
+    pub fn until_by_template(mut self, starts: usize) -> Self {
+        self.by_template = starts;
+        self
     }
 
     /// Runs the clients, and `meanwhile` again and again beside them; then holds the notes against what was sent.
@@ -201,7 +209,9 @@ impl Torture {
     fn is_done(&self, rig: &Rig) -> bool {
         let stops: u64 = self.targets.iter().map(|target| rig.record(&target.name).stops).sum();
         let sent = self.next.load(Ordering::Relaxed);
-        (sent >= self.requests && stops >= self.stops) || !self.lost.lock().unwrap().is_empty()
+        let enough = sent >= self.requests && stops >= self.stops;
+        (enough && (self.by_template == 0 || starts_by_template(rig).0 >= self.by_template))
+            || !self.lost.lock().unwrap().is_empty()
     }
 
     /// Every now and then all clients pause until about the moment at which the pool stops.

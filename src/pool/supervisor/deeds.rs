@@ -24,9 +24,7 @@ use crate::sys;
 
 /// Connections on their way to a 503; more wait in the queue.
 const MOST_REFUSED: usize = 256;
-/// How often a generation that is freezing is asked whether it stands still.
-const FREEZE_ASK: Duration = Duration::from_micros(200);
-/// How many times of that before the loop goes on with something else.
+/// How many times a generation is asked whether it stands still before the loop goes on with something else.
 const FREEZE_ASKS: u32 = 10;
 
 impl Supervisor {
@@ -254,29 +252,21 @@ impl Supervisor {
 
     /// Asks up to `times` whether it stands still; looks into it then.
     pub(super) fn ask_frozen(&mut self, index: usize, times: u32) {
-        for round in 0..times {
-            let Some(slot) = &mut self.slots[index] else { return };
-            let (State::Freezing { .. }, Some(generation)) = (slot.machine.state(), &slot.generation) else {
-                return;
-            };
-            match generation.freezer.is_frozen(generation.process.pid) {
-                Ok(true) => {
-                    // Who waits for a howdah that ends has nobody else.
-                    let waits = slot.machine.is_draining() && slot.has_own_waiting();
-                    let busy = slot.is_busy() || waits;
-                    slot.record.busy_looks += u64::from(busy);
-                    self.events.push_back((index, Event::Inspected { busy }));
-                    return;
-                }
-                Ok(false) if round + 1 < times => std::thread::sleep(FREEZE_ASK),
-                Ok(false) => {}
-                Err(_) => {
-                    self.events.push_back((index, Event::FreezeFailed));
-                    return;
-                }
+        let Some(slot) = &mut self.slots[index] else { return };
+        let (State::Freezing { .. }, Some(generation)) = (slot.machine.state(), &slot.generation) else {
+            return;
+        };
+        match generation.freezer.is_frozen_soon(generation.process.pid, times) {
+            Ok(true) => {
+                // Who waits for a howdah that ends has nobody else.
+                let waits = slot.machine.is_draining() && slot.has_own_waiting();
+                let busy = slot.is_busy() || waits;
+                slot.record.busy_looks += u64::from(busy);
+                self.events.push_back((index, Event::Inspected { busy }));
             }
+            Ok(false) => self.freezing.push(index),
+            Err(_) => self.events.push_back((index, Event::FreezeFailed)),
         }
-        self.freezing.push(index);
     }
 
     fn thaw(&mut self, index: usize) {

@@ -328,7 +328,6 @@ impl Supervisor {
         loop {
             self.settle();
             if self.is_over(began) {
-                self.graves.wait();
                 return Ok(());
             }
             if std::mem::take(&mut self.stale_roll) {
@@ -441,8 +440,9 @@ fn likeness(slot: &Slot) -> String {
 
 impl Drop for Supervisor {
     fn drop(&mut self) {
-        // Before the cgroup that theirs are in.
+        // Before the cgroup that theirs are in: a howdah that ends when idle still has some.
         self.templates = None;
+        self.graves.wait();
         for slot in self.slots.iter_mut().flatten() {
             close(std::mem::take(&mut slot.listeners));
         }

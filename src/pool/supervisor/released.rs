@@ -13,8 +13,7 @@ use crate::sandbox::gate::Gate;
 /// slow machine more time gives it to this as well. What is launched in its place has all of
 /// `start.timeout` again.
 const PART: u32 = 5;
-/// How often one is asked whether it stands still, and how many times.
-const FREEZE_ASK: Duration = Duration::from_micros(200);
+/// How many times one is asked whether it stands still.
 const FREEZE_ASKS: u32 = 20;
 
 /// A generation that was let go on, and until when it must be ready.
@@ -87,13 +86,7 @@ fn serves_nobody(slot: &Slot) -> bool {
         return true;
     }
     let (freezer, pid) = (&generation.freezer, generation.process.pid);
-    let stands = |round: u32| {
-        if round > 0 {
-            std::thread::sleep(FREEZE_ASK);
-        }
-        freezer.is_frozen(pid).unwrap_or(false)
-    };
-    let frozen = freezer.freeze(pid).is_ok() && (0..FREEZE_ASKS).any(stands);
+    let frozen = freezer.freeze(pid).is_ok() && freezer.is_frozen_soon(pid, FREEZE_ASKS).unwrap_or(false);
     if frozen && !slot.is_busy() {
         return true;
     }

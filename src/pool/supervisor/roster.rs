@@ -86,6 +86,9 @@ impl Supervisor {
         }
         self.settle();
         pools.sort_by(|a, b| a.name.cmp(&b.name));
+        if !pools.is_empty() {
+            self.review_classes();
+        }
         for pool in pools {
             let (mut listeners, spare) = std::mem::take(&mut self.spare)
                 .into_iter()
