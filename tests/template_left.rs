@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use howdah::fpm::client::exchange;
+use nix::errno::Errno;
 use nix::sys::ptrace;
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -141,4 +142,20 @@ fn one_that_needs_a_second_to_end_is_waited_for_and_leaves_nothing() {
     assert_eq!(rig.end(), 0);
     assert!(!rig.cgroup().exists() && !rig.path("run").exists(), "something is left behind");
     tracer.join().unwrap();
+}
+
+#[test]
+fn a_launch_that_fails_at_its_last_step_leaves_no_process_and_no_cgroup() {
+    let mut rig = Rig::new();
+    rig.site("blog", "index.php", PAGE, TENANT);
+    rig.pool("blog", LONG);
+    rig.serve();
+    let pid = rig.pid() as i32;
+    let fault = Fault::at(pid, Instead::Fails(Errno::EPERM), |call| call.writes("/uid_map"));
+    assert_eq!(rig.get("blog", "/index.php").status, 503);
+    assert!(fault.has_happened());
+    // A child that has not been waited for is among them, dead or not (proc_pid_task(5)).
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    assert_eq!(children, "");
+    assert!(!rig.cgroup().join("blog.1").exists());
 }
