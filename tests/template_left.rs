@@ -9,6 +9,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use howdah::fpm::client::exchange;
+use nix::errno::Errno;
+use nix::sys::ptrace;
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use rig::fault::{Call, Fault, Instead};
@@ -117,4 +120,42 @@ fn what_outlives_a_sandbox_is_not_found_by_the_next_that_gets_its_uid() {
         assert_eq!(start("shop", &found), "bool(false)\n", "another tenant's:\n{}", rig.log());
     }
     assert_eq!(start("blog", &found), "bool(true)\n", "the control: its own");
+}
+
+#[test]
+fn one_that_needs_a_second_to_end_is_waited_for_and_leaves_nothing() {
+    let mut rig = rig();
+    let waiting = stocked(&rig, 1)[0];
+    // Who traces a process is told of its end first: until then it is not gone.
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let tracer = std::thread::spawn(move || {
+        ptrace::seize(Pid::from_raw(waiting), ptrace::Options::empty()).unwrap();
+        ready.send(()).unwrap();
+        wait_for("its end", SOON, || {
+            let stat = fs::read_to_string(format!("/proc/{waiting}/stat")).unwrap();
+            stat.contains(") Z ").then_some(())
+        });
+        std::thread::sleep(Duration::from_millis(1200));
+        // With this thread it is let go.
+    });
+    is_ready.recv().unwrap();
+    assert_eq!(rig.end(), 0);
+    assert!(!rig.cgroup().exists() && !rig.path("run").exists(), "something is left behind");
+    tracer.join().unwrap();
+}
+
+#[test]
+fn a_launch_that_fails_at_its_last_step_leaves_no_process_and_no_cgroup() {
+    let mut rig = Rig::new();
+    rig.site("blog", "index.php", PAGE, TENANT);
+    rig.pool("blog", LONG);
+    rig.serve();
+    let pid = rig.pid() as i32;
+    let fault = Fault::at(pid, Instead::Fails(Errno::EPERM), |call| call.writes("/uid_map"));
+    assert_eq!(rig.get("blog", "/index.php").status, 503);
+    assert!(fault.has_happened());
+    // A child that has not been waited for is among them, dead or not (proc_pid_task(5)).
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    assert_eq!(children, "");
+    assert!(!rig.cgroup().join("blog.1").exists());
 }

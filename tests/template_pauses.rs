@@ -5,11 +5,19 @@
 mod rig;
 
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::sys::ptrace;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+
 use rig::templates::{keep, stocked, waiting};
-use rig::{OTHER, Rig, TENANT, patience};
+use rig::{OTHER, Rig, TENANT, patience, wait_for};
+
+const SOON: Duration = Duration::from_secs(20);
 
 /// The highest number of a template that has been made.
 fn made(rig: &Rig) -> u32 {
@@ -88,4 +96,52 @@ fn one_that_is_always_killed_keeps_no_other_class_from_its_own() {
     assert_eq!(why_none(&rig), "the last one was killed");
     // In peace it has one, too.
     stocked(&rig, 2);
+}
+
+#[test]
+fn a_pool_that_hangs_while_it_starts_keeps_no_other_from_its_template() {
+    let mut rig = Rig::new();
+    keep(&rig, 1);
+    let image = rig::image::around_php_fpm(&rig, "sleep 100");
+    rig.site("blog", "index.php", "<?php echo 'hello';", TENANT);
+    rig.pool("blog", "[idle]\nstop = \"1h\"\n");
+    rig.pool_of(
+        "hung",
+        OTHER.0,
+        &format!("image = {image:?}\n[start]\ntemplate = false\ntimeout = \"100s\"\n"),
+    );
+    rig.serve();
+    stocked(&rig, 1);
+    let _waits = UnixStream::connect(rig.socket("hung")).unwrap();
+    rig.wait_state("hung", "starting");
+    assert_eq!(rig.text("blog", "/index.php"), "hello");
+    stocked(&rig, 1);
+    assert_eq!(rig.state("hung"), "starting");
+}
+
+/// The processor time that howdah has used (proc_pid_stat(5)), in hundredths of a second.
+fn used(rig: &Rig) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", rig.pid())).unwrap();
+    let times = stat.rsplit_once(')').unwrap().1.split_whitespace().skip(11).take(2);
+    times.map(|time| time.parse::<u64>().unwrap()).sum()
+}
+
+#[test]
+fn one_that_is_dead_and_cannot_be_waited_for_keeps_nobody_awake() {
+    let mut rig = Rig::new();
+    keep(&rig, 1);
+    rig.site("blog", "index.php", "<?php echo 'hello';", TENANT);
+    rig.pool("blog", "[idle]\nstop = \"1h\"\n");
+    rig.serve();
+    let own = Pid::from_raw(stocked(&rig, 1)[0]);
+    // Whoever traces it, a debugger perhaps, is told of its end before its parent is (ptrace(2)).
+    ptrace::seize(own, ptrace::Options::empty()).unwrap();
+    kill(own, Signal::SIGKILL).unwrap();
+    wait_for("its end to be seen", SOON, || waiting(&rig).is_empty().then_some(()));
+    let before = used(&rig);
+    std::thread::sleep(Duration::from_millis(900));
+    let took = used(&rig) - before;
+    waitpid(own, Some(WaitPidFlag::__WALL)).unwrap();
+    assert!(took < 20, "{took}0 ms of 900 ms");
+    stocked(&rig, 1);
 }

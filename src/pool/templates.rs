@@ -279,7 +279,7 @@ impl Templates {
                     *left -= 1;
                     self.waiting.push(one);
                 }
-                _ => one.end(),
+                _ => self.let_go(one),
             }
         }
         let lacks = |(index, left): (usize, usize)| (left > 0).then_some(index);
@@ -294,6 +294,12 @@ impl Templates {
         next
     }
 
+    /// Ends one. It is not watched any more: dead, it would keep the loop awake until it has been waited for.
+    fn let_go(&self, one: Waiting) {
+        let _ = self.ends.delete(&one.template.process.pidfd);
+        one.end();
+    }
+
     /// Those whose php, ini files or libraries have changed since, and those that are too old.
     fn discard_stale(&mut self) {
         let stale = self.classes.forget_stale();
@@ -304,7 +310,7 @@ impl Templates {
             std::mem::take(&mut self.waiting).into_iter().partition(is_stale);
         self.waiting = kept;
         gone.iter().filter(|one| !one.is_current(None)).for_each(|one| self.classes.distrust(&one.class));
-        gone.into_iter().for_each(Waiting::end);
+        gone.into_iter().for_each(|one| self.let_go(one));
     }
 
     /// Looks at the one that is on trial; a line to tell, if any.
@@ -330,14 +336,15 @@ impl Templates {
     /// Looks at one that waits or is being made, and keeps it if it is worth it; a line to tell, if any.
     fn keep(&mut self, mut one: Waiting, now: Instant, is_quiet: bool) -> Option<String> {
         let class = Rc::clone(&one.class);
-        let late = !one.is_ready && now > one.made + START_LIMIT;
+        // One that has come as far may have to wait for its trial, for as long as it is not quiet.
+        let late = !one.is_ready && now > one.made + START_LIMIT && !one.asks();
         if one.has_ended() || late {
             if one.is_ready && one.made.elapsed() >= SOUND {
                 self.classes.note_sound(&class);
             }
             let why = one.was_killed().then_some(KILLED).or_else(|| one.is_ready.then_some(ENDED));
             let doing = one.doing();
-            one.end();
+            self.let_go(one);
             if let Some(why) = why {
                 // Not to make it worse.
                 self.classes.pause(&class, why, now);
@@ -355,7 +362,7 @@ impl Templates {
             return None;
         }
         if !one.note_loaded() {
-            one.end();
+            self.let_go(one);
             self.classes.pause(&class, CHANGED, now);
             return None;
         }
@@ -366,6 +373,8 @@ impl Templates {
             self.waiting.push(one);
             return None;
         }
+        // Its trial looks at it all the time.
+        let _ = self.ends.delete(&one.template.process.pidfd);
         match Trial::begin(one, &self.home) {
             Ok(trial) => self.trial = Some(trial),
             Err(error) => {

@@ -57,6 +57,9 @@ use crate::sandbox::landlock::Use;
 /// each costs some 15 µs of the loop's time.
 const MOST_SOURCES: usize = 500;
 
+/// A start that takes as long waits for something else than a processor.
+const STUCK: Duration = Duration::from_secs(2);
+
 /// How long after pools came or went it is looked which classes there are.
 const REVIEW: Duration = Duration::from_secs(1);
 
@@ -291,8 +294,7 @@ impl Supervisor {
             return;
         }
         let Some(mut templates) = self.templates.take() else { return };
-        let starts = |slot: &Slot| matches!(slot.machine.state(), State::Starting { .. });
-        let is_quiet = self.queue.is_empty() && !self.slots.iter().flatten().any(starts);
+        let is_quiet = self.is_quiet(now);
         let sources = |class: &Rc<str>, profile: &Profile| sources_of(&self.slots, class, profile);
         let ground = (self.base.as_ref(), self.network.as_mut());
         if let Some(told) = templates.go_on(now, is_quiet, ground, sources) {
@@ -300,6 +302,19 @@ impl Supervisor {
         }
         self.write_stock(templates.stock());
         self.templates = Some(templates);
+    }
+
+    /// Whether nobody waits for a processor: no pool has just begun to start, and none is about to. One
+    /// that takes long waits for something else, and would keep all others from their templates.
+    fn is_quiet(&self, now: Instant) -> bool {
+        let mut starts = self.slots.iter().flatten().filter_map(|slot| match slot.machine.state() {
+            State::Starting { since, .. } => Some(now.saturating_duration_since(*since)),
+            _ => None,
+        });
+        match starts.next() {
+            None => self.queue.is_empty(),
+            Some(first) => first >= STUCK && starts.all(|since| since >= STUCK),
+        }
     }
 
     /// Serves until it is told to end.
