@@ -408,7 +408,7 @@ fn each_step_of_making_the_way_out_may_fail() {
     assert_eq!(rig.master("blog"), template, "the control: nothing fails");
     held.answer();
     assert_eq!(rig.end(), 0);
-    assert!(!rig.cgroup().exists() && !rig.path("run/templates").exists(), "something is left behind");
+    rig.assert_nothing_is_left();
 }
 
 #[test]

@@ -94,7 +94,8 @@ fn one_that_needs_a_second_to_end_is_waited_for_and_leaves_nothing() {
     });
     is_ready.recv().unwrap();
     assert_eq!(rig.end(), 0);
-    assert!(!rig.cgroup().exists() && !rig.path("run").exists(), "something is left behind");
+    rig.assert_nothing_is_left();
+    assert!(!rig.path("run").exists());
     tracer.join().unwrap();
 }
 
