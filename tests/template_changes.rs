@@ -173,14 +173,14 @@ fn one_that_has_waited_for_a_day_becomes_nobodys_and_another_takes_its_place() {
     let (said, by, why) = start(&rig);
     assert_eq!((said.as_str(), by.as_str()), ("hello", "cold launch"));
     assert!(why == "it was too old" || why == "none was ready", "{why}");
-    wait_for("the end of one that is too old", SOON, || is_gone(old).then_some(()));
+    wait_gone(old);
     // And when nobody does.
     let old = stocked(&rig, 1)[0];
     set(23 + 24 + 24);
     // howdah waits by a clock that this one does not move: anything wakes it.
     rig.signal(Signal::SIGHUP);
     wait_for("another", SOON, || waiting(&rig).pop().filter(|pid| *pid != old));
-    wait_for("the end of one that is too old", SOON, || is_gone(old).then_some(()));
+    wait_gone(old);
     stocked(&rig, 1);
     assert_eq!(start(&rig), told("hello", "template", ""));
 }

@@ -5,16 +5,18 @@ mod rig;
 
 use std::fs;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use howdah::fpm::client::exchange;
+use nix::errno::Errno;
 use nix::sys::ptrace;
 use nix::unistd::Pid;
 use serde_json::Value;
 
 use rig::fault::{Call, Fault, Instead};
-use rig::templates::{keep, started_by, stocked};
-use rig::{Rig, TENANT, patience, wait_for};
+use rig::templates::{keep, started_by, stocked, waiting};
+use rig::{OTHER, Rig, TENANT, patience, wait_for};
 
 const SOON: Duration = Duration::from_secs(20);
 const LONG: &str = "[idle]\nstop = \"1h\"";
@@ -76,6 +78,50 @@ fn what_is_left_alone_keeps_its_files() {
     assert_eq!((answer.status, String::from_utf8_lossy(&answer.body).as_ref()), (200, "2"));
 }
 
+/// A segment of shared memory of the host's (shmget(2)), gone with the test.
+struct Segment(u32);
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        let _ = Command::new("ipcrm").args(["-M", &self.0.to_string()]).stderr(Stdio::null()).status();
+    }
+}
+
+#[test]
+fn what_outlives_a_sandbox_is_not_found_by_the_next_that_gets_its_uid() {
+    let mut rig = Rig::new();
+    keep(&rig, 1);
+    // So few that they are given out again soon.
+    let first = 1_900_000_000 + std::process::id() % 10_000 * 100;
+    let text = fs::read_to_string(rig.path("howdah.toml")).unwrap();
+    let ids = format!("[serve]\ntemplate_ids = \"{first}-{}\"\n", first + 1);
+    rig.write("howdah.toml", &text.replace("[serve]\n", &ids));
+    let segment = Segment(0x4000_0000 + std::process::id());
+    let shared = rig.profile("shared", "share = [\"ipc\"]\n");
+    for (name, user) in [("blog", TENANT), ("shop", OTHER)] {
+        rig.inside(name, user, &format!("profile = {shared:?}\n[idle]\nstop = \"100ms\"\n"));
+    }
+    rig.serve();
+    let start = |pool: &str, code: &str| {
+        // By a template, if it can have one.
+        let end = Instant::now() + Duration::from_secs(2) * patience();
+        while waiting(&rig).is_empty() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let said = rig.php(pool, code);
+        rig.wait_state(pool, "cold");
+        said
+    };
+    start("blog", "");
+    let made = format!("var_dump(is_object(shmop_open({}, 'c', 0600, 10)));", segment.0);
+    assert_eq!(start("blog", &made), "bool(true)\n");
+    let found = format!("var_dump(is_object(@shmop_open({}, 'a', 0, 0)));", segment.0);
+    for _ in 0..4 {
+        assert_eq!(start("shop", &found), "bool(false)\n", "another tenant's:\n{}", rig.log());
+    }
+    assert_eq!(start("blog", &found), "bool(true)\n", "the control: its own");
+}
+
 #[test]
 fn one_that_needs_a_second_to_end_is_waited_for_and_leaves_nothing() {
     let mut rig = rig();
@@ -111,4 +157,20 @@ fn a_cgroup_of_what_took_long_to_end_goes_with_howdah_and_that_of_what_lives_sta
     assert!(!dead.exists() && alive.exists());
     sleep.kill().unwrap();
     sleep.wait().unwrap();
+}
+
+#[test]
+fn a_launch_that_fails_at_its_last_step_leaves_no_process_and_no_cgroup() {
+    let mut rig = Rig::new();
+    rig.site("blog", "index.php", PAGE, TENANT);
+    rig.pool("blog", LONG);
+    rig.serve();
+    let pid = rig.pid() as i32;
+    let fault = Fault::at(pid, Instead::Fails(Errno::EPERM), |call| call.writes("/uid_map"));
+    assert_eq!(rig.get("blog", "/index.php").status, 503);
+    assert!(fault.has_happened());
+    // A child that has not been waited for is among them, dead or not (proc_pid_task(5)).
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    assert_eq!(children, "");
+    assert!(!rig.cgroup().join("blog.1").exists());
 }

@@ -164,7 +164,7 @@ fn nobody_but_root_reaches_a_template_that_waits_or_what_it_has_become() {
     rig.inside("blog", TENANT, LONG);
     // Every wall down that a template's pool can do without.
     let open = "seccomp = \"off\"\nlandlock = false\nproc = \"full\"\nmasked_paths = []\nreadonly_paths = []\n\
-                share = [\"network\", \"ipc\", \"cgroup\"]\n";
+                share = [\"network\", \"cgroup\"]\n";
     rig.inside_without("open", open, LONG);
     rig.serve();
     stocked(&rig, 2);

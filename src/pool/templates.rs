@@ -49,8 +49,12 @@ const QUIET: Duration = Duration::from_millis(30);
 /// How old one may become: what it holds of the host (its libraries' addresses, files that are
 /// deleted by now) is not to be there for weeks.
 const OLDEST: Duration = Duration::from_secs(24 * 3600);
-/// How long none is made after one has died that waited.
-const PAUSE: Duration = Duration::from_secs(1);
+/// How long one must have waited for its end to be a new accident.
+const SOUND: Duration = Duration::from_secs(60);
+/// What may come to any of them, and tells nothing of the next.
+const KILLED: &str = "the last one was killed";
+const ENDED: &str = "the last one ended while it waited";
+const CHANGED: &str = "what the last one had loaded was changed meanwhile";
 /// All templates of a howdah.
 pub struct Templates {
     /// The way back from a template's namespaces.
@@ -64,8 +68,6 @@ pub struct Templates {
     /// One class at a time is tried.
     trial: Option<Trial>,
     due: Option<Instant>,
-    /// None is made before.
-    pause: Option<Instant>,
     /// Readable when one of them has ended.
     ends: Epoll,
 }
@@ -101,7 +103,7 @@ impl Templates {
         let births = Births::open(range, places, graves)?;
         let ends = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(NoTemplates::Rights)?;
         let (classes, waiting) = (Classes::default(), Vec::new());
-        Ok(Self { home, wanted, memory, births, classes, waiting, trial: None, due: None, pause: None, ends })
+        Ok(Self { home, wanted, memory, births, classes, waiting, trial: None, due: None, ends })
     }
 
     /// One for `prepared` with `listeners` sockets; another is made when it is quiet again.
@@ -137,6 +139,7 @@ impl Templates {
             } else if one.made.elapsed() >= OLDEST {
                 "it was too old".to_owned()
             } else {
+                self.classes.note_sound(class);
                 return Ok(one);
             });
             one.end();
@@ -170,6 +173,18 @@ impl Templates {
         let kept = prepared.map(|(prepared, listeners)| class_of(prepared, listeners)).collect();
         self.classes.keep_only(&kept);
         self.due = Some(Instant::now() + QUIET);
+    }
+
+    /// Ends those that wait and have no rules for all that `sources` has of their class now: pools have
+    /// come for which they would be spent in vain.
+    pub fn keep_knowing(&mut self, sources: impl Fn(&Rc<str>, &Profile) -> Vec<(PathBuf, Use)>) {
+        let knows = |one: &Waiting| {
+            let now = sources(&one.class, &one.prepared.profile);
+            now.iter().all(|source| one.sources.contains(source))
+        };
+        let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting).into_iter().partition(knows);
+        self.waiting = kept;
+        gone.into_iter().for_each(Waiting::end);
     }
 
     /// What there is, for who asks.
@@ -229,11 +244,7 @@ impl Templates {
         }
         self.discard_stale();
         let Some(base) = base else { return told };
-        if let Some(until) = self.pause.filter(|until| *until > now) {
-            self.due = Some(until);
-            return told;
-        }
-        let Some(lacking) = self.balance() else { return told };
+        let Some(lacking) = self.balance(now) else { return told };
         if !is_quiet {
             self.due = Some(now + QUIET);
             return told;
@@ -257,8 +268,9 @@ impl Templates {
         told
     }
 
-    /// The next class of which there are to be more; ends those that take the memory of others.
-    fn balance(&mut self) -> Option<usize> {
+    /// The next class of which there are to be more; ends those that take the memory of others. Where there
+    /// is to be one later only, it looks again then.
+    fn balance(&mut self, now: Instant) -> Option<usize> {
         let mut lacking = self.shares();
         for one in std::mem::take(&mut self.waiting) {
             let model = self.classes.all().iter().position(|model| model.class == one.class);
@@ -267,12 +279,25 @@ impl Templates {
                     *left -= 1;
                     self.waiting.push(one);
                 }
-                _ => one.end(),
+                _ => self.let_go(one),
             }
         }
         let lacks = |(index, left): (usize, usize)| (left > 0).then_some(index);
         let all = self.classes.all();
-        lacking.into_iter().enumerate().filter_map(lacks).max_by_key(|&index| all[index].asked)
+        let lacking: Vec<usize> = lacking.into_iter().enumerate().filter_map(lacks).collect();
+        let paused = |index: &usize| all[*index].paused_until(now);
+        let next = lacking.iter().copied().filter(|index| paused(index).is_none());
+        let next = next.max_by_key(|&index| all[index].asked);
+        if next.is_none() {
+            self.due = lacking.iter().filter_map(paused).min();
+        }
+        next
+    }
+
+    /// Ends one. It is not watched any more: dead, it would keep the loop awake until it has been waited for.
+    fn let_go(&self, one: Waiting) {
+        let _ = self.ends.delete(&one.template.process.pidfd);
+        one.end();
     }
 
     /// Those whose php, ini files or libraries have changed since, and those that are too old.
@@ -285,7 +310,7 @@ impl Templates {
             std::mem::take(&mut self.waiting).into_iter().partition(is_stale);
         self.waiting = kept;
         gone.iter().filter(|one| !one.is_current(None)).for_each(|one| self.classes.distrust(&one.class));
-        gone.into_iter().for_each(Waiting::end);
+        gone.into_iter().for_each(|one| self.let_go(one));
     }
 
     /// Looks at the one that is on trial; a line to tell, if any.
@@ -301,7 +326,7 @@ impl Templates {
         trial.waiting.end();
         match verdict {
             Verdict::Unfit(why) => return self.classes.refuse(&class, &why),
-            Verdict::Lost(_) if was_killed => self.pause = Some(now + PAUSE),
+            Verdict::Lost(_) if was_killed => self.classes.pause(&class, KILLED, now),
             Verdict::Lost(why) => return self.classes.lose(&class, &why),
             Verdict::Good | Verdict::Pending => self.classes.trust(&class),
         }
@@ -311,13 +336,18 @@ impl Templates {
     /// Looks at one that waits or is being made, and keeps it if it is worth it; a line to tell, if any.
     fn keep(&mut self, mut one: Waiting, now: Instant, is_quiet: bool) -> Option<String> {
         let class = Rc::clone(&one.class);
-        let late = !one.is_ready && now > one.made + START_LIMIT;
+        // One that has come as far may have to wait for its trial, for as long as it is not quiet.
+        let late = !one.is_ready && now > one.made + START_LIMIT && !one.asks();
         if one.has_ended() || late {
-            let (spared, doing) = (one.is_ready || one.was_killed(), one.doing());
-            one.end();
-            if spared {
+            if one.is_ready && one.made.elapsed() >= SOUND {
+                self.classes.note_sound(&class);
+            }
+            let why = one.was_killed().then_some(KILLED).or_else(|| one.is_ready.then_some(ENDED));
+            let doing = one.doing();
+            self.let_go(one);
+            if let Some(why) = why {
                 // Not to make it worse.
-                self.pause = Some(now + PAUSE);
+                self.classes.pause(&class, why, now);
                 return None;
             }
             return self.classes.lose(&class, &format!("did not ask for its configuration: {doing}"));
@@ -332,8 +362,8 @@ impl Templates {
             return None;
         }
         if !one.note_loaded() {
-            one.end();
-            self.due = Some(now + QUIET);
+            self.let_go(one);
+            self.classes.pause(&class, CHANGED, now);
             return None;
         }
         self.classes.note_memory(&class, one.memory());
@@ -343,6 +373,8 @@ impl Templates {
             self.waiting.push(one);
             return None;
         }
+        // Its trial looks at it all the time.
+        let _ = self.ends.delete(&one.template.process.pidfd);
         match Trial::begin(one, &self.home) {
             Ok(trial) => self.trial = Some(trial),
             Err(error) => {

@@ -114,8 +114,10 @@ pub fn launch(
             let mapped = map_identity(plan, pid).and_then(|()| raise_limits(plan, pid, &go));
             let mut launched = Launched { pid, pidfd, status, gate, network: None };
             if let Err(error) = mapped {
-                // While `go` is open: closed, it would make the child say that howdah is gone.
+                // While `go` is open: closed, it would make the child say that howdah is gone. Nobody else
+                // waits for it, and as long as it is there its cgroup is.
                 launched.kill();
+                let _ = nix::sys::wait::waitpid(pid, None);
                 // What the child says happened first, and is nearer to the cause.
                 return Err(match launched.outcome() {
                     Outcome::Failed(first) => first,

@@ -83,7 +83,9 @@ impl Template {
         let mut allowed: HashMap<Inode, Vec<Use>> = HashMap::new();
         let mut paths = Vec::new();
         for (path, source, purpose) in sources {
-            paths.push(path);
+            // Without the symlinks on the way: another may have gone another.
+            let real = std::fs::read_link(format!("/proc/self/fd/{}", source.as_raw_fd()));
+            paths.push(real.unwrap_or(path));
             let uses = allowed.entry(inode(source.as_fd())?).or_default();
             if !uses.contains(&purpose) {
                 uses.push(purpose);
@@ -238,6 +240,10 @@ impl Template {
             return if is_off { Ok(()) } else { Err(unfit("(it has no Landlock)")) };
         };
         let (write, execute) = (list(spec, LANDLOCK_WRITE), list(spec, LANDLOCK_EXECUTE));
+        // Only to compare them: what is attached was opened by way of symlinks of root alone.
+        let real = |source: &PathBuf| std::fs::canonicalize(source).unwrap_or_else(|_| source.clone());
+        let sources: Vec<_> = own.iter().filter_map(|mount| mount.source().as_ref()).map(real).collect();
+        sources.iter().try_for_each(|source| self.check_below(source, &sources))?;
         for (mount, tree) in own.iter().zip(trees) {
             let target = mount.destination();
             let (write, execute) = (write.contains(target), execute.contains(target));
@@ -253,17 +259,14 @@ impl Template {
             if !writes || only_here && !write || execute != uses.contains(&Use::Execute) {
                 return Err(unfit(&tree.words));
             }
-            self.check_below(mount, own)?;
         }
         Ok(())
     }
 
     /// A directory within what is attached for which there is a rule, because another pool brings
     /// it, would be more than this pool is to have: mounts of its own there have been looked at.
-    fn check_below(&self, mount: &Mount, own: &[Mount]) -> Result<(), StepError> {
-        let Some(source) = mount.source() else { return Ok(()) };
-        let is_own = |path: &PathBuf| own.iter().any(|mount| mount.source().as_ref() == Some(path));
-        let mut below = self.sources.iter().filter(|path| path.starts_with(source) && !is_own(path));
+    fn check_below(&self, source: &Path, own: &[PathBuf]) -> Result<(), StepError> {
+        let mut below = self.sources.iter().filter(|path| path.starts_with(source) && !own.contains(path));
         match below.next() {
             Some(path) => Err(unfit(&format!("{} in {}", path.display(), source.display()))),
             None => Ok(()),

@@ -21,6 +21,7 @@ mod world;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -50,10 +51,14 @@ use crate::config::types::IdRange;
 use crate::journal::{self, Level, Origin};
 use crate::sandbox::SpareNetwork;
 use crate::sandbox::cgroup::Base;
+use crate::sandbox::landlock::Use;
 
 /// So many directories of pools a template has Landlock rules for, of those first that were started last:
 /// each costs some 15 µs of the loop's time.
 const MOST_SOURCES: usize = 500;
+
+/// A start that takes as long waits for something else than a processor.
+const STUCK: Duration = Duration::from_secs(2);
 
 /// How long after pools came or went it is looked which classes there are.
 const REVIEW: Duration = Duration::from_secs(1);
@@ -276,31 +281,36 @@ impl Supervisor {
             self.learn_classes();
             let slots = self.slots.iter().flatten();
             let prepared = slots.filter_map(|slot| Some((slot.prepared()?, slot.listeners.len())));
-            self.templates.iter_mut().for_each(|templates| templates.keep_only(prepared.clone()));
+            if let Some(templates) = &mut self.templates {
+                templates.keep_only(prepared);
+                templates.keep_knowing(|class, profile| sources_of(&self.slots, class, profile));
+            }
         }
         if self.templates.as_ref().and_then(Templates::next).is_none_or(|due| due > now) {
             return;
         }
         let Some(mut templates) = self.templates.take() else { return };
-        let starts = |slot: &Slot| matches!(slot.machine.state(), State::Starting { .. });
-        let is_quiet = self.queue.is_empty() && !self.slots.iter().flatten().any(starts);
-        let sources = |class: &std::rc::Rc<str>, profile: &Profile| {
-            // One that has never been prepared may be of any.
-            let is_of_class = |slot: &&Slot| {
-                let prepared = slot.prepared();
-                prepared.is_none_or(|prepared| templates::class_of(prepared, slot.listeners.len()) == *class)
-            };
-            let mut same: Vec<&Slot> = self.slots.iter().flatten().filter(is_of_class).collect();
-            same.sort_by_key(|slot| std::cmp::Reverse(slot.record.last_start_monotonic_us));
-            let all = same.iter().flat_map(|slot| templates::sources(&slot.pool, profile));
-            all.take(MOST_SOURCES).collect()
-        };
+        let is_quiet = self.is_quiet(now);
+        let sources = |class: &Rc<str>, profile: &Profile| sources_of(&self.slots, class, profile);
         let ground = (self.base.as_ref(), self.network.as_mut());
         if let Some(told) = templates.go_on(now, is_quiet, ground, sources) {
             journal::line(Level::Warning, Origin::default(), &told);
         }
         self.write_stock(templates.stock());
         self.templates = Some(templates);
+    }
+
+    /// Whether nobody waits for a processor: no pool has just begun to start, and none is about to. One
+    /// that takes long waits for something else, and would keep all others from their templates.
+    fn is_quiet(&self, now: Instant) -> bool {
+        let mut starts = self.slots.iter().flatten().filter_map(|slot| match slot.machine.state() {
+            State::Starting { since, .. } => Some(now.saturating_duration_since(*since)),
+            _ => None,
+        });
+        match starts.next() {
+            None => self.queue.is_empty(),
+            Some(first) => first >= STUCK && starts.all(|since| since >= STUCK),
+        }
     }
 
     /// Serves until it is told to end.
@@ -408,6 +418,19 @@ impl Supervisor {
             slot.clock = wanted;
         }
     }
+}
+
+/// The directories of the pools of `class`, for which a template has Landlock rules.
+fn sources_of(slots: &[Option<Slot>], class: &Rc<str>, profile: &Profile) -> Vec<(PathBuf, Use)> {
+    // One that has never been prepared may be of any.
+    let is_of_class = |slot: &&Slot| {
+        let prepared = slot.prepared();
+        prepared.is_none_or(|prepared| templates::class_of(prepared, slot.listeners.len()) == *class)
+    };
+    let mut same: Vec<&Slot> = slots.iter().flatten().filter(is_of_class).collect();
+    same.sort_by_key(|slot| std::cmp::Reverse(slot.record.last_start_monotonic_us));
+    let all = same.iter().flat_map(|slot| templates::sources(&slot.pool, profile));
+    all.take(MOST_SOURCES).collect()
 }
 
 /// Most of what makes a class, and of what keeps a pool from having one, without the work of preparing

@@ -38,7 +38,9 @@ pub fn always_cold(pool: &Pool, prepared: &Prepared) -> Option<&'static str> {
     if pool.start.template == Some(false) {
         return Some("its file says [start] template = false");
     }
-    let needed = [Namespace::User, Namespace::Mount, Namespace::Pid, Namespace::Uts];
+    // That of IPC as well: what is made in the host's outlives the sandbox (svipc(7)), and would belong to
+    // whoever is given its uid next.
+    let needed = [Namespace::User, Namespace::Mount, Namespace::Pid, Namespace::Uts, Namespace::Ipc];
     if needed.iter().any(|kind| !profile.namespaces.contains(kind)) {
         return Some("its profile leaves out a namespace that a template needs");
     }

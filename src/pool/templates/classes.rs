@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::class::{class_of, short_name};
 use super::share::{Claim, GUESS};
@@ -10,6 +10,17 @@ use crate::pool::prepare::Prepared;
 
 /// So many of a class that come to nothing before they wait are no accident.
 const MOST_LOST: u32 = 3;
+
+/// How long none of a class is made after one has come to nothing by an accident: at first, and at most
+/// where the next ones do as well.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(64);
+
+/// When another one is made all the same: a machine that is too busy for them now need not stay so.
+const AGAIN: Duration = Duration::from_secs(600);
+
+/// Why there is none where there will be one.
+const NOT_READY: &str = "none was ready";
 
 /// What the templates of one class are made of.
 pub(super) struct Model {
@@ -21,6 +32,23 @@ pub(super) struct Model {
     pub(super) asked: Instant,
     /// What one takes of the memory, bytes; `None`: nobody has looked yet.
     pub(super) each: Option<u64>,
+    /// After an accident.
+    pause: Option<Pause>,
+}
+
+/// Why none of a class is made for a while.
+#[derive(Debug, Clone, Copy)]
+struct Pause {
+    why: &'static str,
+    until: Instant,
+    long: Duration,
+}
+
+impl Model {
+    /// Until when none is to be made; `None`: now is as good as later.
+    pub(super) fn paused_until(&self, now: Instant) -> Option<Instant> {
+        self.pause.map(|pause| pause.until).filter(|until| *until > now)
+    }
 }
 
 /// What is known of the php-fpm of a class.
@@ -29,17 +57,22 @@ pub(super) enum Standing {
     Untried,
     /// It does what a template must do.
     Good,
-    /// It does not: its pools are launched cold.
-    Unfit(Rc<str>),
+    /// It does not: its pools are launched cold, where it may have been an accident after all until a moment.
+    Unfit(Rc<str>, Option<Instant>),
 }
 
 impl Standing {
+    /// Whether it may be better by now.
+    fn is_over(&self, now: Instant) -> bool {
+        matches!(self, Self::Unfit(_, Some(until)) if *until <= now)
+    }
+
     /// "untried", "good", "unfit"
     pub(super) fn word(&self) -> &'static str {
         match self {
             Self::Untried => "untried",
             Self::Good => "good",
-            Self::Unfit(_) => "unfit",
+            Self::Unfit(..) => "unfit",
         }
     }
 }
@@ -77,6 +110,7 @@ impl Classes {
                 standing: Standing::Untried,
                 asked: Instant::now(),
                 each: None,
+                pause: None,
             });
         }
         class
@@ -90,6 +124,19 @@ impl Classes {
         if model.prepared.outbound != prepared.outbound {
             model.prepared = Rc::clone(prepared);
         }
+    }
+
+    /// One has come to nothing, which tells nothing of the next: that is made later, and where that goes on
+    /// later each time.
+    pub(super) fn pause(&mut self, class: &Rc<str>, why: &'static str, now: Instant) {
+        let Some(model) = self.find_mut(class) else { return };
+        let long = model.pause.map_or(FIRST_PAUSE, |pause| (pause.long * 2).min(LONGEST_PAUSE));
+        model.pause = Some(Pause { why, until: now + long, long });
+    }
+
+    /// One has been of use, or has waited for long: the accidents before it are over.
+    pub(super) fn note_sound(&mut self, class: &Rc<str>) {
+        self.find_mut(class).into_iter().for_each(|model| model.pause = None);
     }
 
     /// One takes so many bytes.
@@ -137,9 +184,11 @@ impl Classes {
         stale.into_iter().map(|model| model.class).collect()
     }
 
-    /// The next of `class` are made from `prepared`, if what they were made from is out of date.
+    /// The next of `class` are made from `prepared`, if what they were made from is out of date, or it is
+    /// time to try them again.
     pub(super) fn renew(&mut self, class: &Rc<str>, prepared: &Rc<Prepared>, listeners: usize) {
-        if self.find(class).is_some_and(|model| !model.prepared.is_fresh()) {
+        let now = Instant::now();
+        if self.find(class).is_some_and(|model| model.standing.is_over(now) || !model.prepared.is_fresh()) {
             self.forget(class);
             self.learn(prepared, listeners);
         }
@@ -148,25 +197,33 @@ impl Classes {
     /// Why there is none of `class` now, where each of [`Classes::all`] is to have `shares` of `most` bytes.
     pub(super) fn why_none(&self, class: &Rc<str>, shares: &[usize], most: u64) -> String {
         let index = self.models.iter().position(|model| model.class == *class);
-        let found = index.map(|index| (&self.models[index], shares[index]));
-        match found.map(|(model, share)| (&model.standing, share, model.each.unwrap_or(GUESS))) {
-            Some((Standing::Unfit(why), ..)) => why.to_string(),
-            Some((_, 0, each)) if each > most => {
+        let Some((model, share)) = index.map(|index| (&self.models[index], shares[index])) else {
+            return NOT_READY.to_owned();
+        };
+        let each = model.each.unwrap_or(GUESS);
+        match (&model.standing, model.pause) {
+            (Standing::Unfit(why, _), _) => why.to_string(),
+            _ if share == 0 && each > most => {
                 format!("one may take {}M, more than [serve] template_memory", each >> 20)
             }
-            Some((_, 0, _)) => "[serve] template_memory is for classes that were asked for later".to_owned(),
-            Some((Standing::Untried, ..)) => "its class has not been tried yet".to_owned(),
-            Some((Standing::Good, ..)) | None => "none was ready".to_owned(),
+            _ if share == 0 => "[serve] template_memory is for classes that were asked for later".to_owned(),
+            (_, Some(pause)) => pause.why.to_owned(),
+            (Standing::Untried, None) => "its class has not been tried yet".to_owned(),
+            (Standing::Good, None) => NOT_READY.to_owned(),
         }
     }
 
     /// There are to be no templates of `class`, until what it rests on changes; a line to tell.
     pub(super) fn refuse(&mut self, class: &Rc<str>, why: &str) -> Option<String> {
+        self.refuse_until(class, why, None)
+    }
+
+    fn refuse_until(&mut self, class: &Rc<str>, why: &str, until: Option<Instant>) -> Option<String> {
         let model = self.find_mut(class)?;
         let (major, minor, patch) = model.prepared.version;
         let why = format!("php-fpm {major}.{minor}.{patch} {why}");
         let told = format!("no templates of class {}: {why}: its pools are launched cold", short_name(class));
-        model.standing = Standing::Unfit(why.into());
+        model.standing = Standing::Unfit(why.into(), until);
         Some(told)
     }
 
@@ -176,7 +233,7 @@ impl Classes {
         let lost = self.lost.entry(Rc::clone(class)).or_default();
         *lost += 1;
         if *lost >= MOST_LOST {
-            return self.refuse(class, why);
+            return self.refuse_until(class, why, Some(Instant::now() + AGAIN));
         }
         self.forget(class);
         None
@@ -192,9 +249,24 @@ impl Classes {
         let wanted = |model: &Model| match model.standing {
             Standing::Untried => 1,
             Standing::Good => wanted,
-            Standing::Unfit(_) => 0,
+            Standing::Unfit(..) => 0,
         };
         let claim = |model: &Model| Claim { asked: model.asked, wanted: wanted(model), each: model.each };
         self.models.iter().map(claim).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_have_been_unlucky_is_tried_again_and_who_is_unfit_is_not() {
+        let now = Instant::now();
+        let unfit = |until| Standing::Unfit("".into(), until);
+        assert!(unfit(Some(now)).is_over(now));
+        assert!(!unfit(Some(now + AGAIN)).is_over(now));
+        assert!(!unfit(None).is_over(now + AGAIN));
+        assert!(!Standing::Untried.is_over(now) && !Standing::Good.is_over(now));
     }
 }
