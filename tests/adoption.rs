@@ -294,7 +294,7 @@ fn killed_again_and_again(templates: u32) {
     let (by_template, starts) = starts_by_template(&rig);
     assert!((by_template > 0) == (templates > 0), "{by_template} of {starts} starts were by a template");
     assert_eq!(rig.end(), 0);
-    assert!(!rig.cgroup().exists() && !rig.path("run/templates").exists(), "something is left behind");
+    rig.assert_nothing_is_left();
 }
 
 #[test]

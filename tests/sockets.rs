@@ -335,7 +335,8 @@ fn a_serve_for_one_pool_ends_when_idle_and_is_activated_again() {
         assert_eq!(body(&rig, ask_over(&rig, &client, "/index.php")), ANSWER);
         drop(client);
         assert_eq!(rig.wait_end(PATIENCE), 0, "{}", rig.log());
-        assert!(!rig.path("run").exists() && !rig.cgroup().exists(), "something is left behind");
+        rig.assert_nothing_is_left();
+        assert!(!rig.path("run").exists());
         assert_eq!(fs::metadata(rig.socket("blog")).unwrap().ino(), before, "the socket stays");
     }
 }

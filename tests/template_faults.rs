@@ -180,7 +180,7 @@ fn each_step_of_a_bind_may_fail() {
     let what = format!("descriptors, mounts and children as before, {before:?}");
     wait_for(&what, SOON, || (holdings(&rig) == before).then_some(()));
     assert_eq!(rig.end(), 0);
-    assert!(!rig.cgroup().exists() && !rig.path("run/templates").exists(), "something is left behind");
+    rig.assert_nothing_is_left();
 }
 
 #[test]
@@ -245,7 +245,7 @@ fn it_may_die_at_any_moment_of_its_start() {
     survives(&rig, own, "while it gets its configuration", Some(fault));
     recovers(&rig);
     assert_eq!(rig.end(), 0);
-    assert!(!rig.cgroup().exists() && !rig.path("run/templates").exists(), "something is left behind");
+    rig.assert_nothing_is_left();
 }
 
 /// What takes hold of a template that waits, before it is wanted.
@@ -306,7 +306,7 @@ fn one_that_stands_still_holds_nobody_up_for_long() {
     }
     recovers(&rig);
     assert_eq!(rig.end(), 0);
-    assert!(!rig.cgroup().exists() && !rig.path("run/templates").exists(), "something is left behind");
+    rig.assert_nothing_is_left();
 }
 
 #[test]
@@ -353,7 +353,7 @@ fn howdah_may_die_at_any_moment_of_a_bind() {
         assert!(!rig.log().contains("left alone"), "{name}: {}", rig.log());
     }
     assert_eq!(rig.end(), 0);
-    assert!(!rig.cgroup().exists() && !rig.path("run/templates").exists(), "something is left behind");
+    rig.assert_nothing_is_left();
 }
 
 #[test]

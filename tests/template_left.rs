@@ -140,8 +140,23 @@ fn one_that_needs_a_second_to_end_is_waited_for_and_leaves_nothing() {
     });
     is_ready.recv().unwrap();
     assert_eq!(rig.end(), 0);
-    assert!(!rig.cgroup().exists() && !rig.path("run").exists(), "something is left behind");
+    rig.assert_nothing_is_left();
+    assert!(!rig.path("run").exists());
     tracer.join().unwrap();
+}
+
+#[test]
+fn a_cgroup_of_what_took_long_to_end_goes_with_howdah_and_that_of_what_lives_stays() {
+    let mut rig = rig();
+    stocked(&rig, 1);
+    let (dead, alive) = (rig.cgroup().join("template-1-1"), rig.cgroup().join("template-1-2"));
+    [&dead, &alive].into_iter().for_each(|cgroup| fs::create_dir(cgroup).unwrap());
+    let mut sleep = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+    fs::write(alive.join("cgroup.procs"), sleep.id().to_string()).unwrap();
+    assert_eq!(rig.end(), 0);
+    assert!(!dead.exists() && alive.exists());
+    sleep.kill().unwrap();
+    sleep.wait().unwrap();
 }
 
 #[test]

@@ -51,7 +51,7 @@ fn uid(rig: &Rig, pool: &str) -> u32 {
 /// All that is left when howdah has ended: nothing.
 fn end(mut rig: Rig) {
     assert_eq!(rig.end(), 0, "{}", rig.log());
-    assert!(!rig.cgroup().exists() && !rig.path("run/templates").exists(), "something is left behind");
+    rig.assert_nothing_is_left();
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn a_pool_starts_by_a_template_and_another_is_made() {
         rig.wait_state("blog", "cold");
     }
     assert_eq!(rig.end(), 0);
-    assert!(!rig.cgroup().exists() && !rig.path("run/templates").exists(), "something is left behind");
+    rig.assert_nothing_is_left();
 }
 
 #[test]
@@ -273,7 +273,7 @@ fn one_that_dies_while_it_waits_or_when_it_is_bound_costs_nobody_a_request() {
     });
     wait_for("a cold start", SOON, || (rig.record("blog").last_start_by == "cold launch").then_some(()));
     assert_eq!(rig.end(), 0);
-    assert!(!rig.cgroup().exists() && !rig.path("run/templates").exists(), "something is left behind");
+    rig.assert_nothing_is_left();
 }
 
 #[test]
@@ -298,7 +298,7 @@ fn the_next_howdah_takes_over_what_was_bound_and_ends_what_waits() {
         (!stat.contains("php-fpm")).then_some(())
     });
     assert_eq!(rig.end(), 0);
-    assert!(!rig.cgroup().exists() && !rig.path("run/templates").exists(), "something is left behind");
+    rig.assert_nothing_is_left();
 }
 
 /// A database by its socket: tells each client by which uid it knows it.
@@ -381,7 +381,8 @@ fn a_howdah_that_ends_when_idle_leaves_nothing_of_those_that_waited() {
     rig.pool("blog", SHORT);
     rig.signal(nix::sys::signal::Signal::SIGHUP);
     assert_eq!(rig.wait_end(SOON), 0, "{}", rig.log());
-    assert!(!rig.cgroup().exists() && !rig.path("run").exists(), "something is left behind");
+    rig.assert_nothing_is_left();
+    assert!(!rig.path("run").exists());
     let pid = nix::unistd::Pid::from_raw(next);
     assert_eq!(nix::sys::signal::kill(pid, None), Err(nix::errno::Errno::ESRCH));
 }

@@ -26,7 +26,7 @@ fn cold_and_by_template(torture: impl Fn(&mut Rig, usize)) {
             _ => assert!(by_template >= 2, "{by_template} of {starts} starts were by a template"),
         }
         assert_eq!(rig.end(), 0);
-        assert!(!rig.cgroup().exists() && !rig.path("run/templates").exists(), "something is left behind");
+        rig.assert_nothing_is_left();
     }
 }
 
@@ -140,5 +140,5 @@ fn nothing_is_lost_while_templates_die_and_stand_still() {
     let (by_template, starts) = starts_by_template(&rig);
     assert!(by_template > 0 && by_template < starts, "{by_template} of {starts} starts were by a template");
     assert_eq!(rig.end(), 0);
-    assert!(!rig.cgroup().exists() && !rig.path("run/templates").exists(), "something is left behind");
+    rig.assert_nothing_is_left();
 }

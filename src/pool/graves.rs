@@ -19,8 +19,8 @@ const MOMENT_LOOK: Duration = Duration::from_micros(200);
 /// When they are looked at again, at first and at last; each pause is twice the one before.
 const FIRST_LOOK: Duration = Duration::from_millis(2);
 const LAST_LOOK: Duration = Duration::from_secs(1);
-/// How long howdah waits for them when it ends itself.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long howdah waits for them when it ends itself: what it would leave nobody removes.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Those that have been killed and are not gone yet; clones are of the same.
 #[derive(Clone, Default)]

@@ -195,8 +195,12 @@ impl Base {
         Ok(())
     }
 
-    /// Removes what howdah made above its generations, if nothing is left in it.
+    /// Removes what howdah made above its generations, if nothing is left in it. Nothing are cgroups without
+    /// a process: of what took longer to end than anybody waited for it (cgroups(7) removes no other).
     pub fn remove(&self) {
+        for entry in fs::read_dir(&self.directory).into_iter().flatten().flatten() {
+            let _ = fs::remove_dir(entry.path());
+        }
         let _ = fs::remove_dir(&self.directory);
         if self.directory.parent().is_some_and(|parent| parent.ends_with("howdah")) {
             let _ = self.directory.parent().map(fs::remove_dir);

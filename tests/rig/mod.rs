@@ -424,6 +424,20 @@ impl Rig {
         self.wait_end(Duration::from_secs(15))
     }
 
+    /// That howdah, which has ended, has left no cgroup and nothing of a template.
+    pub fn assert_nothing_is_left(&self) {
+        let mut left = Vec::new();
+        let mut places = vec![self.cgroup(), self.path("run/templates")];
+        while let Some(place) = places.pop() {
+            if place.is_dir() {
+                places.extend(fs::read_dir(&place).into_iter().flatten().flatten().map(|entry| entry.path()));
+                let processes = fs::read_to_string(place.join("cgroup.procs")).unwrap_or_default();
+                left.push((place, processes));
+            }
+        }
+        assert!(left.is_empty(), "left behind, with the processes in it: {left:?}");
+    }
+
     /// The cgroup below which this rig's generations are born.
     pub fn cgroup(&self) -> PathBuf {
         let mount = howdah::sandbox::cgroup::mount_point().unwrap();
