@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use howdah::fpm::client::exchange;
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use rig::fault::{Call, Fault, Instead};
@@ -134,4 +135,50 @@ fn a_launch_that_fails_at_its_last_step_leaves_no_process_and_no_cgroup() {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
     assert_eq!(children, "");
     assert!(!rig.cgroup().join("blog.1").exists());
+}
+
+#[test]
+fn a_howdah_that_panics_takes_no_more_with_it_than_one_that_is_killed() {
+    let mut rig = rig();
+    rig.site("short", "index.php", PAGE, TENANT);
+    rig.pool("short", "[fpm]\npm = \"static\"\nmax_children = 30\n[idle]\nstop = \"100ms\"");
+    rig.signal(Signal::SIGHUP);
+    wait_for("the new pool", SOON, || rig.socket("short").exists().then_some(()));
+    rig.text("blog", "/index.php");
+    let master = rig.master("blog");
+    // Rust's sleep() takes any other answer than EINTR for a fault of the program.
+    let sleeps = |call: &Call| [libc::SYS_nanosleep, libc::SYS_clock_nanosleep].contains(&call.number);
+    let fault = Fault::at(rig.pid() as i32, Instead::Fails(Errno::EPERM), sleeps);
+    while !fault.is_over() {
+        // The stop of a pool waits a moment for what it has killed.
+        let _ = rig.try_get("short", "/index.php");
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    assert!(fault.has_happened());
+    assert!(rig.log().contains("panicked"), "{}", rig.log());
+    rig.crash();
+    assert!(rig.socket("short").exists(), "a socket's file is gone");
+    rig.serve();
+    assert_eq!(rig.master("blog"), master);
+    rig.text("blog", "/index.php");
+}
+
+#[test]
+fn a_pool_whose_file_cannot_be_read_keeps_its_files() {
+    let mut rig = rig();
+    stocked(&rig, 1);
+    rig.text("blog", "/index.php");
+    assert_eq!(started_by(&rig, "blog"), "template");
+    let master = rig.master("blog");
+    rig.crash();
+    rig.pool("blog", "no_such_key = 1");
+    rig.serve();
+    rig.wait_log("blog.toml cannot be used");
+    assert_eq!(rig.text("blog", "/index.php"), "2");
+    // Once it can be read again, the next howdah takes over what has served all the time.
+    rig.crash();
+    rig.pool("blog", LONG);
+    rig.serve();
+    assert!(rig.log().contains(&format!("adopted from an earlier howdah (pid {master})")), "{}", rig.log());
+    rig.text("blog", "/index.php");
 }
