@@ -9,6 +9,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use rig::held::Held;
 use rig::port::free_port;
 use rig::templates::{keep, keep_as_usual, stocked};
 use rig::torture::{STOP, Torture, half, make_pool, measure, starts_by_template};
@@ -53,9 +54,9 @@ fn a_pool_serves_on_when_howdah_is_killed_and_nobody_reads_its_log() {
 
 #[test]
 fn the_next_howdah_takes_over_the_process_its_log_and_its_idle_stop() {
-    let mut rig = rig_with(&LONG.replace("1h", "2s"));
+    let mut rig = rig_with(&LONG.replace("1h", "500ms").replace("max_children = 1", "max_children = 2"));
     rig.serve();
-    rig.text("blog", "/index.php");
+    let held = Held::begin(&rig, "blog", "/index.php");
     rig.wait_state("blog", "warm");
     rig.crash();
     let before = rig.record("blog");
@@ -66,6 +67,7 @@ fn the_next_howdah_takes_over_the_process_its_log_and_its_idle_stop() {
     let worker = rig.text("blog", "/index.php");
     rig.wait_log(&format!("told by {}", worker.trim_start_matches("worker ")));
     rig.wait_log("access:");
+    assert!(held.answer().starts_with("worker "));
     rig.wait_state("blog", "cold");
     rig.text("blog", "/index.php");
     rig.wait_state("blog", "cold");

@@ -248,41 +248,62 @@ fn it_may_die_at_any_moment_of_its_start() {
     assert!(!rig.cgroup().exists() && !rig.path("run/templates").exists(), "something is left behind");
 }
 
+/// What takes hold of a template that waits, before it is wanted.
+type Hold = fn(&Rig, i32) -> Option<Fault>;
+
+/// Has `hold` happen to a template: what `is_told` is told of it, and the visitor has waited at least
+/// `limits.0`; in one of a few attempts less than `limits.1`, for other work only ever makes it later.
+fn holds_up(rig: &Rig, name: &str, limits: (Duration, Duration), hold: Hold, is_told: impl Fn(&str) -> bool) {
+    let mut waits = Vec::new();
+    while waits.last().is_none_or(|took| *took >= limits.1) {
+        assert!(waits.len() < 4, "{name}: {waits:?}");
+        let own = stocked(rig, 1)[0];
+        let (why, took) = survives(rig, own, name, hold(rig, own));
+        assert!(is_told(&why) && took >= limits.0, "{name}: {why} {took:?}");
+        waits.push(took);
+    }
+}
+
 #[test]
 fn one_that_stands_still_holds_nobody_up_for_long() {
     let mut rig = rig();
     let limit = Duration::from_secs(2) * patience();
-    let late = |(why, took): (String, Duration), words: &str| {
-        assert_eq!(why, format!("its php-fpm did not {words} within {limit:?}"));
-        assert!(took >= limit && took < limit * 5 / 2, "{took:?}");
-    };
-    let own = stocked(&rig, 1)[0];
-    let fault = inside(own, Instead::Never, |call| call.number == libc::SYS_epoll_create);
-    late(survives(&rig, own, "it never asks", Some(fault)), "ask for its sockets");
-    let own = stocked(&rig, 1)[0];
-    let fault = inside(own, Instead::Never, |call| call.number == libc::SYS_epoll_ctl);
-    late(survives(&rig, own, "it never is ready", Some(fault)), "become ready");
-    let own = stocked(&rig, 1)[0];
-    let fault = Fault::at(rig.pid() as i32, Instead::OtherStopped(own), |call| {
-        call.number == libc::SYS_write && call.text(1).starts_with("[global]")
-    });
-    late(
-        survives(&rig, own, "it is stopped when it has its configuration", Some(fault)),
-        "ask for its sockets",
-    );
+    let late: [(&str, &str, Hold); 3] = [
+        ("it never asks", "ask for its sockets", |_, own| {
+            Some(inside(own, Instead::Never, |call| call.number == libc::SYS_epoll_create))
+        }),
+        ("it never is ready", "become ready", |_, own| {
+            Some(inside(own, Instead::Never, |call| call.number == libc::SYS_epoll_ctl))
+        }),
+        ("it is stopped when it has its configuration", "ask for its sockets", |rig, own| {
+            Some(Fault::at(rig.pid() as i32, Instead::OtherStopped(own), |call| {
+                call.number == libc::SYS_write && call.text(1).starts_with("[global]")
+            }))
+        }),
+    ];
+    for (name, words, hold) in late {
+        let told = format!("its php-fpm did not {words} within {limit:?}");
+        holds_up(&rig, name, (limit, limit * 5 / 2), hold, |why| why == told);
+    }
     // Before the bind, nobody reads its configuration.
-    let own = stocked(&rig, 1)[0];
-    stop(own);
-    let (why, took) = survives(&rig, own, "it was stopped", None);
-    assert!(why.starts_with("execute (its configuration): ") && took < limit, "{why} {took:?}");
-    let own = stocked(&rig, 1)[0];
-    let cgroup = rig.cgroup().join(lodging(&rig, own));
-    fs::write(cgroup.join("cgroup.freeze"), "1").unwrap();
-    wait_for("a frozen template", SOON, || {
-        fs::read_to_string(cgroup.join("cgroup.events")).unwrap().contains("frozen 1").then_some(())
-    });
-    let (why, took) = survives(&rig, own, "it was frozen", None);
-    assert!(why.starts_with("execute (its configuration): ") && took < limit, "{why} {took:?}");
+    let still: [(&str, Hold); 2] = [
+        ("it was stopped", |_, own| {
+            stop(own);
+            None
+        }),
+        ("it was frozen", |rig, own| {
+            let cgroup = rig.cgroup().join(lodging(rig, own));
+            fs::write(cgroup.join("cgroup.freeze"), "1").unwrap();
+            wait_for("a frozen template", SOON, || {
+                fs::read_to_string(cgroup.join("cgroup.events")).unwrap().contains("frozen 1").then_some(())
+            });
+            None
+        }),
+    ];
+    for (name, hold) in still {
+        let told = |why: &str| why.starts_with("execute (its configuration): ");
+        holds_up(&rig, name, (Duration::ZERO, limit), hold, told);
+    }
     recovers(&rig);
     assert_eq!(rig.end(), 0);
     assert!(!rig.cgroup().exists() && !rig.path("run/templates").exists(), "something is left behind");

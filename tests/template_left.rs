@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use howdah::fpm::client::exchange;
 use nix::errno::Errno;
+use nix::sys::ptrace;
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use rig::fault::{Call, Fault, Instead};
@@ -119,6 +121,28 @@ fn what_outlives_a_sandbox_is_not_found_by_the_next_that_gets_its_uid() {
         assert_eq!(start("shop", &found), "bool(false)\n", "another tenant's:\n{}", rig.log());
     }
     assert_eq!(start("blog", &found), "bool(true)\n", "the control: its own");
+}
+
+#[test]
+fn one_that_needs_a_second_to_end_is_waited_for_and_leaves_nothing() {
+    let mut rig = rig();
+    let waiting = stocked(&rig, 1)[0];
+    // Who traces a process is told of its end first: until then it is not gone.
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let tracer = std::thread::spawn(move || {
+        ptrace::seize(Pid::from_raw(waiting), ptrace::Options::empty()).unwrap();
+        ready.send(()).unwrap();
+        wait_for("its end", SOON, || {
+            let stat = fs::read_to_string(format!("/proc/{waiting}/stat")).unwrap();
+            stat.contains(") Z ").then_some(())
+        });
+        std::thread::sleep(Duration::from_millis(1200));
+        // With this thread it is let go.
+    });
+    is_ready.recv().unwrap();
+    assert_eq!(rig.end(), 0);
+    assert!(!rig.cgroup().exists() && !rig.path("run").exists(), "something is left behind");
+    tracer.join().unwrap();
 }
 
 #[test]

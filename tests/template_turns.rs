@@ -14,7 +14,7 @@ use std::time::Duration;
 use howdah::pool::quiesce;
 use nix::unistd::Pid;
 use rig::templates::{keep, started_by, stocked, waiting};
-use rig::{OTHER, Rig, TENANT};
+use rig::{OTHER, Rig, TENANT, wait_for};
 
 /// Nothing of a pool comes and goes. A worker that needs a second to end is killed by its master
 /// and then forked anew, for ever, which an emulated machine with many of them never gets out of.
@@ -113,8 +113,8 @@ fn many_pools_at_once_are_all_answered_the_first_by_templates_and_the_rest_cold(
 /// Voluntary and involuntary context switches of all threads of `pid`.
 fn switches(pid: i32) -> u64 {
     let count = |line: &str| line.split_once("ctxt_switches:")?.1.trim().parse::<u64>().ok();
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let status = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("status")).unwrap());
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let status = threads.map(|thread| fs::read_to_string(thread.path().join("status")).unwrap_or_default());
     status.map(|text| text.lines().filter_map(count).sum::<u64>()).sum()
 }
 
@@ -126,14 +126,17 @@ fn one_that_waits_does_nothing_at_all_while_a_php_fpm_that_serves_wakes_up() {
     let names = pools(&rig, 1);
     rig.serve();
     stocked(&rig, 2);
-    // howdah looks whether there is more to make.
-    thread::sleep(Duration::from_millis(500) * rig::patience());
     // howdah itself, the templates, and whatever else it has made for them.
     let howdah = i32::try_from(rig.pid()).unwrap();
-    let all: Vec<i32> = quiesce::tree(Pid::from_raw(howdah)).into_iter().map(Pid::as_raw).collect();
-    assert!(waiting(&rig).iter().all(|one| all.contains(one)), "{all:?}");
     let count = |pids: &[i32]| pids.iter().map(|pid| (*pid, switches(*pid))).collect::<Vec<_>>();
-    let before = count(&all);
+    // howdah looks whether there is more to make, and that is over when nothing has happened for a while.
+    let (all, before) = wait_for("a howdah that has come to rest", Duration::from_secs(20), || {
+        let all: Vec<i32> = quiesce::tree(Pid::from_raw(howdah)).into_iter().map(Pid::as_raw).collect();
+        let before = count(&all);
+        thread::sleep(Duration::from_millis(500) * rig::patience());
+        (count(&all) == before).then_some((all, before))
+    });
+    assert!(waiting(&rig).iter().all(|one| all.contains(one)), "{all:?}");
     thread::sleep(WHILE);
     assert_eq!(count(&all), before, "context switches of howdah ({howdah}) and its templates");
     // The same count of one that has become a pool's.

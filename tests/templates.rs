@@ -373,12 +373,13 @@ fn what_a_pools_own_file_does_not_get_is_told_once_although_its_class_was_learne
 fn a_howdah_that_ends_when_idle_leaves_nothing_of_those_that_waited() {
     let mut rig = rig_with(1).with(&["--exit-when-idle"]);
     rig.site("blog", "index.php", "<?php echo 'hello';", TENANT);
-    // Nobody is there before the next one waits.
-    rig.pool("blog", "[idle]\nstop = \"1s\"");
+    rig.pool("blog", LONG);
     rig.serve();
-    stocked(&rig, 1);
     assert_eq!(rig.text("blog", "/index.php"), "hello");
     let next = stocked(&rig, 1)[0];
+    // With another file the pool is cold again.
+    rig.pool("blog", SHORT);
+    rig.signal(nix::sys::signal::Signal::SIGHUP);
     assert_eq!(rig.wait_end(SOON), 0, "{}", rig.log());
     assert!(!rig.cgroup().exists() && !rig.path("run").exists(), "something is left behind");
     let pid = nix::unistd::Pid::from_raw(next);

@@ -79,12 +79,18 @@ impl Graves {
         ground.next = (!ground.endings.is_empty()).then(|| now + ground.pause);
     }
 
-    /// Waits until all are gone, for a while.
+    /// Waits until all are gone, for a while: what is there then keeps its cgroup.
     pub fn wait(&self) {
         let end = Instant::now() + PATIENCE;
-        while let Some(next) = self.next().filter(|next| *next < end) {
-            sleep(next.saturating_duration_since(Instant::now()));
-            self.tend(next);
+        loop {
+            let mut ground = self.0.borrow_mut();
+            ground.endings.retain_mut(|ending| !ending.is_over());
+            // Not in pauses that grow: nothing else is to be done, and the last of them would be cut off.
+            if ground.endings.is_empty() || Instant::now() >= end {
+                return;
+            }
+            drop(ground);
+            sleep(FIRST_LOOK);
         }
     }
 }

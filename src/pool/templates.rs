@@ -175,6 +175,18 @@ impl Templates {
         self.due = Some(Instant::now() + QUIET);
     }
 
+    /// Ends those that wait and have no rules for all that `sources` has of their class now: pools have
+    /// come for which they would be spent in vain.
+    pub fn keep_knowing(&mut self, sources: impl Fn(&Rc<str>, &Profile) -> Vec<(PathBuf, Use)>) {
+        let knows = |one: &Waiting| {
+            let now = sources(&one.class, &one.prepared.profile);
+            now.iter().all(|source| one.sources.contains(source))
+        };
+        let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting).into_iter().partition(knows);
+        self.waiting = kept;
+        gone.into_iter().for_each(Waiting::end);
+    }
+
     /// What there is, for who asks.
     pub fn stock(&self) -> record::Stock {
         let shares = self.shares();

@@ -21,7 +21,7 @@ use super::step::{Step, StepError};
 const NEWEST: ABI = ABI::V7;
 
 /// What a path may be used for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Use {
     /// Read.
     Read,

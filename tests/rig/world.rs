@@ -65,6 +65,12 @@ impl World {
             ),
         );
         all.run("ip route add default via 198.51.100.1; ip -6 route add default via 2001:db8:1::1");
+        // The kernel gives it when it has seen that the link is up, and rules name the host's addresses.
+        wait_for("the host's link-local address", Duration::from_secs(20), || {
+            let words = ["ip", "-6", "-o", "address", "show", "dev", "eth0", "scope", "link"];
+            let told = Command::new("nsenter").args(&all.words()[1..]).args(words).output().unwrap();
+            (!told.stdout.is_empty()).then_some(())
+        });
         for (place, address, says) in [
             (&all.world, "[::]:80", "world"),
             (&all.world, "[::]:8443", "world, 8443"),

@@ -21,6 +21,7 @@ mod world;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -50,6 +51,7 @@ use crate::config::types::IdRange;
 use crate::journal::{self, Level, Origin};
 use crate::sandbox::SpareNetwork;
 use crate::sandbox::cgroup::Base;
+use crate::sandbox::landlock::Use;
 
 /// So many directories of pools a template has Landlock rules for, of those first that were started last:
 /// each costs some 15 µs of the loop's time.
@@ -279,24 +281,17 @@ impl Supervisor {
             self.learn_classes();
             let slots = self.slots.iter().flatten();
             let prepared = slots.filter_map(|slot| Some((slot.prepared()?, slot.listeners.len())));
-            self.templates.iter_mut().for_each(|templates| templates.keep_only(prepared.clone()));
+            if let Some(templates) = &mut self.templates {
+                templates.keep_only(prepared);
+                templates.keep_knowing(|class, profile| sources_of(&self.slots, class, profile));
+            }
         }
         if self.templates.as_ref().and_then(Templates::next).is_none_or(|due| due > now) {
             return;
         }
         let Some(mut templates) = self.templates.take() else { return };
         let is_quiet = self.is_quiet(now);
-        let sources = |class: &std::rc::Rc<str>, profile: &Profile| {
-            // One that has never been prepared may be of any.
-            let is_of_class = |slot: &&Slot| {
-                let prepared = slot.prepared();
-                prepared.is_none_or(|prepared| templates::class_of(prepared, slot.listeners.len()) == *class)
-            };
-            let mut same: Vec<&Slot> = self.slots.iter().flatten().filter(is_of_class).collect();
-            same.sort_by_key(|slot| std::cmp::Reverse(slot.record.last_start_monotonic_us));
-            let all = same.iter().flat_map(|slot| templates::sources(&slot.pool, profile));
-            all.take(MOST_SOURCES).collect()
-        };
+        let sources = |class: &Rc<str>, profile: &Profile| sources_of(&self.slots, class, profile);
         let ground = (self.base.as_ref(), self.network.as_mut());
         if let Some(told) = templates.go_on(now, is_quiet, ground, sources) {
             journal::line(Level::Warning, Origin::default(), &told);
@@ -423,6 +418,19 @@ impl Supervisor {
             slot.clock = wanted;
         }
     }
+}
+
+/// The directories of the pools of `class`, for which a template has Landlock rules.
+fn sources_of(slots: &[Option<Slot>], class: &Rc<str>, profile: &Profile) -> Vec<(PathBuf, Use)> {
+    // One that has never been prepared may be of any.
+    let is_of_class = |slot: &&Slot| {
+        let prepared = slot.prepared();
+        prepared.is_none_or(|prepared| templates::class_of(prepared, slot.listeners.len()) == *class)
+    };
+    let mut same: Vec<&Slot> = slots.iter().flatten().filter(is_of_class).collect();
+    same.sort_by_key(|slot| std::cmp::Reverse(slot.record.last_start_monotonic_us));
+    let all = same.iter().flat_map(|slot| templates::sources(&slot.pool, profile));
+    all.take(MOST_SOURCES).collect()
 }
 
 /// Most of what makes a class, and of what keeps a pool from having one, without the work of preparing

@@ -71,16 +71,21 @@ impl Births {
         let refuse = |error: io::Error| step(Step::ArrangeDescriptors, "(of a template)", &error);
         let (log, descriptors) = descriptors(ids, *listeners).map_err(refuse)?;
         let plan = Plan::new(&spec, prepared.seccomp.clone(), descriptors)?;
-        let open = |(path, of): (PathBuf, Use)| paths::open_trusted(&path).ok().map(|fd| (path, fd, of));
-        let sources = sources.into_iter().filter_map(open).collect();
+        let open =
+            |(path, of): &(PathBuf, Use)| paths::open_trusted(path).ok().map(|fd| (path.clone(), fd, *of));
+        let opened = sources.iter().filter_map(open).collect();
         let name = lodging.name();
         let cgroup = base
             .create(&name, std::iter::empty(), |_| false)
             .map_err(|error| StepError::new(Step::Clone, format!("({error})"), Errno::EIO))?;
         // What is missing is told when a pool starts.
         let programs = prepared.outbound.as_ref().and_then(|outbound| outbound::programs(outbound).ok());
-        let ahead =
-            Ahead { rootfs: &rootfs, sources, maps: lodging.lender.is_some(), programs: programs.as_ref() };
+        let ahead = Ahead {
+            rootfs: &rootfs,
+            sources: opened,
+            maps: lodging.lender.is_some(),
+            programs: programs.as_ref(),
+        };
         match Template::launch(&spec, plan, ahead, cgroup.as_fd(), network) {
             Ok(template) => {
                 let _ = sys::set_nice(template.process.pid, NICE);
@@ -91,6 +96,7 @@ impl Births {
                     lodging,
                     class: Rc::clone(class),
                     prepared: Rc::clone(prepared),
+                    sources: sources.into_iter().collect(),
                     made: Instant::now(),
                     is_ready: false,
                     graves: self.graves.clone(),

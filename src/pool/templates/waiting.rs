@@ -1,6 +1,7 @@
 //! One template: php-fpm that loads what it loads and then waits, and how it becomes a pool's.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,6 +23,7 @@ use crate::pool::graves::{Ending, Graves};
 use crate::pool::prepare::{self, CONF, Prepared, Stamp};
 use crate::sandbox::Outcome;
 use crate::sandbox::cgroup::Cgroup;
+use crate::sandbox::landlock::Use;
 use crate::sandbox::seccomp;
 use crate::sandbox::step::{Step, StepError};
 use crate::sandbox::template::Template;
@@ -45,6 +47,8 @@ pub struct Waiting {
     pub lodging: Lodging,
     pub(super) class: Rc<str>,
     pub(super) prepared: Rc<Prepared>,
+    /// What of its pools it has rules for.
+    pub(super) sources: HashSet<(PathBuf, Use)>,
     pub(super) made: Instant,
     pub(super) is_ready: bool,
     /// Where it goes when it has been killed.
