@@ -206,3 +206,30 @@ fn a_pool_whose_file_cannot_be_read_keeps_its_files() {
     assert!(rig.log().contains(&format!("adopted from an earlier howdah (pid {master})")), "{}", rig.log());
     rig.text("blog", "/index.php");
 }
+
+#[test]
+fn a_long_runtime_directory_keeps_nobody_from_templates() {
+    let rig = Rig::new();
+    keep(&rig, 1);
+    rig.site("blog", "index.php", PAGE, TENANT);
+    rig.pool("blog", LONG);
+    let run = rig.path(&"long".repeat(20));
+    let mut howdah = Command::new(rig::HOWDAH);
+    howdah.args(["serve", "--runtime-dir"]).arg(&run).arg("--config").arg(rig.path("howdah.toml"));
+    let mut howdah = howdah.arg(rig.path("pools")).stderr(Stdio::piped()).spawn().unwrap();
+    let end = Instant::now() + SOON * patience();
+    let waits = || {
+        let text = fs::read_to_string(run.join("templates.json")).unwrap_or_default();
+        let stock: Value = serde_json::from_str(&text).unwrap_or_default();
+        stock["classes"][0]["waiting"].as_array().is_some_and(|all| all.len() == 1)
+    };
+    while !waits() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let made = waits();
+    nix::sys::signal::kill(Pid::from_raw(howdah.id() as i32), Signal::SIGTERM).unwrap();
+    assert!(howdah.wait().unwrap().success());
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut howdah.stderr.take().unwrap(), &mut said).unwrap();
+    assert!(made, "{said}");
+}
