@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use howdah::fpm::client::exchange;
 use nix::errno::Errno;
 use nix::sys::ptrace;
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde_json::Value;
 
@@ -173,4 +174,77 @@ fn a_launch_that_fails_at_its_last_step_leaves_no_process_and_no_cgroup() {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
     assert_eq!(children, "");
     assert!(!rig.cgroup().join("blog.1").exists());
+}
+
+#[test]
+fn a_howdah_that_panics_takes_no_more_with_it_than_one_that_is_killed() {
+    let mut rig = rig();
+    rig.site("short", "index.php", PAGE, TENANT);
+    rig.pool("short", "[fpm]\npm = \"static\"\nmax_children = 30\n[idle]\nstop = \"100ms\"");
+    rig.signal(Signal::SIGHUP);
+    wait_for("the new pool", SOON, || rig.socket("short").exists().then_some(()));
+    rig.text("blog", "/index.php");
+    let master = rig.master("blog");
+    // Rust's sleep() takes any other answer than EINTR for a fault of the program.
+    let sleeps = |call: &Call| [libc::SYS_nanosleep, libc::SYS_clock_nanosleep].contains(&call.number);
+    let fault = Fault::at(rig.pid() as i32, Instead::Fails(Errno::EPERM), sleeps);
+    while !fault.is_over() {
+        // The stop of a pool waits a moment for what it has killed.
+        let _ = rig.try_get("short", "/index.php");
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    assert!(fault.has_happened());
+    assert!(rig.log().contains("panicked"), "{}", rig.log());
+    rig.crash();
+    assert!(rig.socket("short").exists(), "a socket's file is gone");
+    rig.serve();
+    assert_eq!(rig.master("blog"), master);
+    rig.text("blog", "/index.php");
+}
+
+#[test]
+fn a_pool_whose_file_cannot_be_read_keeps_its_files() {
+    let mut rig = rig();
+    stocked(&rig, 1);
+    rig.text("blog", "/index.php");
+    assert_eq!(started_by(&rig, "blog"), "template");
+    let master = rig.master("blog");
+    rig.crash();
+    rig.pool("blog", "no_such_key = 1");
+    rig.serve();
+    rig.wait_log("blog.toml cannot be used");
+    assert_eq!(rig.text("blog", "/index.php"), "2");
+    // Once it can be read again, the next howdah takes over what has served all the time.
+    rig.crash();
+    rig.pool("blog", LONG);
+    rig.serve();
+    assert!(rig.log().contains(&format!("adopted from an earlier howdah (pid {master})")), "{}", rig.log());
+    rig.text("blog", "/index.php");
+}
+
+#[test]
+fn a_long_runtime_directory_keeps_nobody_from_templates() {
+    let rig = Rig::new();
+    keep(&rig, 1);
+    rig.site("blog", "index.php", PAGE, TENANT);
+    rig.pool("blog", LONG);
+    let run = rig.path(&"long".repeat(20));
+    let mut howdah = Command::new(rig::HOWDAH);
+    howdah.args(["serve", "--runtime-dir"]).arg(&run).arg("--config").arg(rig.path("howdah.toml"));
+    let mut howdah = howdah.arg(rig.path("pools")).stderr(Stdio::piped()).spawn().unwrap();
+    let end = Instant::now() + SOON * patience();
+    let waits = || {
+        let text = fs::read_to_string(run.join("templates.json")).unwrap_or_default();
+        let stock: Value = serde_json::from_str(&text).unwrap_or_default();
+        stock["classes"][0]["waiting"].as_array().is_some_and(|all| all.len() == 1)
+    };
+    while !waits() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let made = waits();
+    nix::sys::signal::kill(Pid::from_raw(howdah.id() as i32), Signal::SIGTERM).unwrap();
+    assert!(howdah.wait().unwrap().success());
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut howdah.stderr.take().unwrap(), &mut said).unwrap();
+    assert!(made, "{said}");
 }

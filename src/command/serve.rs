@@ -85,12 +85,23 @@ fn serve(
     pools.extend(orphans);
     let paths = arguments.files.pools;
     let reread = Box::new(move || reread(&paths, &defaults));
+    end_at_once_on_panic();
     let mut supervisor = Supervisor::new(settings, pools, base, reread)
         .map_err(|error| Failure::new(LAUNCH, format!("epoll: {error}")))?;
     supervisor.warm_up();
     journal::line(Level::Notice, Origin::default(), &format!("ready: {}", listening(count)));
     let _ = notify(false, &[NotifyState::Ready, NotifyState::Status(listening(count))]);
     supervisor.run().map_err(|error| Failure::new(LAUNCH, format!("epoll_wait: {error}")))
+}
+
+/// A fault of howdah's own ends it as a kill would: what it holds stays for the next one, sockets and
+/// generations, while unwinding would close and remove them; in a child, too, where they are the parent's.
+fn end_at_once_on_panic() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        std::process::abort();
+    }));
 }
 
 /// Reads the pool files; also those that are wrong, which do not keep the others from being served.

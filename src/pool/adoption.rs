@@ -10,6 +10,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -89,7 +90,7 @@ pub fn look(places: &Places, base: Option<&Base>) -> Estate {
         let (pool, number, pid) = (candidate.pool.clone(), candidate.number, candidate.pid);
         kept.push(pool.clone());
         let place = candidate.freezer.cgroup().map(|cgroup| cgroup.directory().to_owned());
-        let mut lodging = candidate.lodging.take();
+        let mut lodging = candidate.lodging.take().map(ManuallyDrop::new);
         let record = estate.records.entry(pool.clone()).or_default();
         let taken = take(candidate, record, files.get(&pool).map_or(&[], Vec::as_slice));
         record.generation = record.generation.max(number);
@@ -97,24 +98,20 @@ pub fn look(places: &Places, base: Option<&Base>) -> Estate {
             Ok(mut found) => {
                 found.generation.lodging = lodging.take();
                 let older = estate.found.insert(pool.clone(), found);
-                older.map(|older| {
-                    lodging = older.generation.lodging;
-                    (older.generation.number, "a newer one runs".to_owned())
-                })
+                older.map(|older| (older.generation.number, "a newer one runs".to_owned()))
             }
             // Its howdah died before it had its sockets: it has served nobody. Or it has just ended.
             Err(reason) => match place.filter(|_| {
                 lodging.is_some() && reason == NOWHERE && templates::lacks_sockets(pid) || is_ending(pid)
             }) {
                 Some(directory) => {
+                    lodging.take().map(ManuallyDrop::into_inner);
                     let _ = Cgroup::open(&directory).map(|cgroup| end(&cgroup));
                     None
                 }
                 None => Some((number, reason)),
             },
         };
-        // Without its root directory it would serve on without its files.
-        lodging.filter(|_| reason.is_some()).into_iter().for_each(Lodging::leave);
         estate.left_alone.extend(reason.map(|(number, reason)| {
             format!(
                 "pool {pool}: generation {number} (pid {pid}) of an earlier howdah is left alone: {reason}"

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, fchown};
 use std::time::{Duration, Instant};
@@ -117,8 +118,9 @@ pub struct Generation {
     pub kills: Kills,
     /// What it has said while it started; told when it is known how the start went.
     pub held: Vec<Line>,
-    /// What it has on the host beside its cgroup, where it began as a template.
-    pub lodging: Option<Lodging>,
+    /// What it has on the host beside its cgroup, where it began as a template. It rests on that: forgotten
+    /// without having been ended, as by a howdah that ends first, it keeps it.
+    pub lodging: Option<ManuallyDrop<Lodging>>,
     log: OwnedFd,
     lines: Lines,
     last: VecDeque<Line>,
@@ -205,7 +207,7 @@ impl Generation {
         let Waiting { template, log, cgroup, lodging, .. } = waiting;
         let freezer = Freezer::Cgroup(cgroup);
         let made = Self::new(number, began, (template.into_process(), log), freezer);
-        Ok(Self { uplink, phases, lodging: Some(lodging), ..made })
+        Ok(Self { uplink, phases, lodging: Some(ManuallyDrop::new(lodging)), ..made })
     }
 
     /// One that serves nobody yet.

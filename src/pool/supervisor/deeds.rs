@@ -1,6 +1,7 @@
 //! From actions to deeds: does to sockets, processes and cgroups what a pool's
 //! machine says. When and why is the machine's to know.
 
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -214,6 +215,7 @@ impl Supervisor {
         }
         let Generation { process, freezer, lodging, .. } = generation;
         // It may be on its way still, if the launch failed; or wait for a disk, for as long as that takes.
+        let lodging = lodging.map(ManuallyDrop::into_inner);
         self.graves.add_late(Ending::new(process.pidfd, freezer.into_cgroup(), lodging));
         self.leave_audit();
     }

@@ -25,11 +25,6 @@ impl Lodging {
     pub(super) fn name(&self) -> String {
         self.directory.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
-
-    /// Leaves all as it is: somebody lives there who is not ours to end.
-    pub fn leave(self) {
-        std::mem::forget(self);
-    }
 }
 
 impl Drop for Lodging {

@@ -3,6 +3,7 @@
 //! when it has loaded everything, makes the one call at which it gets its sockets, and then answers
 //! on what it got. Nothing of a tenant is in it, and nobody's start waits for it.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -156,8 +157,9 @@ impl Trial {
 /// Does with it what would be done for a pool; the end at which it is asked.
 fn bind(waiting: &mut Waiting, home: &Home) -> Result<UnixStream, StepError> {
     let refuse = |error: io::Error| step(Step::ArrangeDescriptors, "(the socket of a trial)", &error);
-    // Its directory is closed to all but root.
-    let path = waiting.lodging.directory.join("trial");
+    // Its directory is closed to all but root; its path may be longer than a socket's (unix(7)).
+    let directory = File::open(&waiting.lodging.directory).map_err(refuse)?;
+    let path = format!("/proc/self/fd/{}/trial", directory.as_raw_fd());
     let listener = UnixListener::bind(&path).map_err(refuse)?;
     let mut client = UnixStream::connect(&path).map_err(refuse)?;
     client.set_nonblocking(true).map_err(refuse)?;
