@@ -283,7 +283,7 @@ impl Supervisor {
             let prepared = slots.filter_map(|slot| {
                 let prepared = slot.prepared()?;
                 let can_have_one = templates::always_cold(&slot.pool, prepared).is_none();
-                can_have_one.then(|| (prepared, slot.listeners.len()))
+                can_have_one.then_some((prepared, slot.listeners.len()))
             });
             if let Some(templates) = &mut self.templates {
                 templates.keep_only(prepared);
