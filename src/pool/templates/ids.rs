@@ -20,13 +20,17 @@ pub(super) fn refuse_taken(range: IdRange) -> Result<(), NoTemplates> {
 }
 
 fn refuse_taken_by(range: IdRange, read: impl Fn(&str) -> String) -> Result<(), NoTemplates> {
-    for (file, what) in [("/etc/passwd", "uid"), ("/etc/group", "gid")] {
+    // Of passwd(5) the third field and the fourth, which no line of group(5) need say.
+    for (file, what, field) in
+        [("/etc/passwd", "uid", 2), ("/etc/passwd", "gid", 3), ("/etc/group", "gid", 2)]
+    {
         let text = read(file);
         for line in text.lines() {
-            let mut fields = line.split(':');
-            let (Some(name), Some(Ok(id))) = (fields.next(), fields.nth(1).map(str::parse)) else { continue };
+            let fields: Vec<&str> = line.split(':').collect();
+            let Some(Ok(id)) = fields.get(field).map(|id| id.parse()) else { continue };
             if range.contains(id) {
-                return Err(NoTemplates::Taken { whose: format!("{what} {id} of {name}"), file, range });
+                let whose = format!("{what} {id} of {}", fields[0]);
+                return Err(NoTemplates::Taken { whose, file, range });
             }
         }
     }
@@ -161,6 +165,8 @@ mod tests {
         };
         let blog = "root:x:0:0::/:\nblog:x:100009:5::/:\n";
         assert_eq!(told("/etc/passwd", blog), line("uid 100009 of blog", "/etc/passwd"));
+        let primary = "blog:x:5:100000::/:\n";
+        assert_eq!(told("/etc/passwd", primary), line("gid 100000 of blog", "/etc/passwd"));
         assert_eq!(told("/etc/group", "web:x:100000:\n"), line("gid 100000 of web", "/etc/group"));
         let subuid = "a:90000:10001\n";
         assert_eq!(told("/etc/subuid", subuid), line("the range 90000+10001 of a", "/etc/subuid"));
