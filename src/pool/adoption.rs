@@ -67,8 +67,10 @@ struct Candidate {
     lodging: Option<Lodging>,
 }
 
-/// How long a launch may take from its birth to being php-fpm.
+/// How long what is not php-fpm may take to become that: a wrapper, and howdah's own child, which
+/// sets up its walls, on a busy machine.
 const EXEC_LIMIT: Duration = Duration::from_millis(500);
+const LAUNCH_LIMIT: Duration = Duration::from_secs(5);
 /// Of a generation that cannot be asked anything.
 const NOWHERE: &str = "it listens nowhere";
 /// How long what was killed may take to be gone.
@@ -282,13 +284,15 @@ fn not_looked_into(error: &std::io::Error) -> String {
 
 /// Waits until the process has become php-fpm: its howdah may have died while it was setting up its walls.
 fn await_php_fpm(pid: Pid) -> Result<(), String> {
-    let limit = Instant::now() + EXEC_LIMIT;
+    let began = Instant::now();
+    let own = std::env::current_exe().unwrap_or_default();
     loop {
         let program = fs::read_link(format!("/proc/{pid}/exe")).map_err(|error| not_looked_into(&error))?;
         if name_of(&program).starts_with("php") {
             return Ok(());
         }
-        if Instant::now() >= limit {
+        let is_child = name_of(&program).starts_with(&name_of(&own));
+        if began.elapsed() >= if is_child { LAUNCH_LIMIT } else { EXEC_LIMIT } {
             return Err(format!("{} is no php-fpm", program.display()));
         }
         std::thread::sleep(Duration::from_millis(2));
